@@ -1,0 +1,127 @@
+"""The contract of an analysis: declared once, it is a command, a report section and a call in Python."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import polars as pl
+
+from mmdump.result import Result, Schema
+
+if TYPE_CHECKING:
+    from mmdump.kernel import Kernel
+    from mmdump.kernel.page import PageRange
+
+__all__ = ["Analysis", "Need", "Option", "Parts", "option", "options"]
+
+#: What one range of pages adds to an answer: frames by part name.
+Parts = Mapping[str, pl.DataFrame]
+
+
+@dataclass(frozen=True)
+class Need:
+    """Something a kernel or a dump must have for an analysis to run.
+
+    :param missing: Given the kernel, says in one sentence why not, or None when it is there. Must not raise.
+    """
+
+    missing: Callable[[Kernel], str | None]
+
+
+@dataclass(frozen=True)
+class Option:
+    """How a field of an analysis appears on a command line.
+
+    :param flag: Such as ``--cma``.
+    :param help: One sentence.
+    :param metavar: What its value is called.
+    :param optional_value: The value taken when the option is given without one; None demands a value.
+    """
+
+    flag: str
+    help: str
+    metavar: str | None = None
+    optional_value: str | None = None
+
+
+def option(
+    flag: str,
+    help: str,  # noqa: A002 - the word every command line library uses
+    *,
+    default: Any = None,
+    metavar: str | None = None,
+    optional_value: str | None = None,
+) -> Any:
+    """Declare a dataclass field of an analysis as a command line option.
+
+    The field's type says what it takes: ``bool`` a switch, ``int | None`` or ``str | None`` one value,
+    ``tuple[str, ...]`` any number of values.
+    """
+    described = Option(flag, help, metavar, optional_value)
+    return dataclasses.field(default=default, metadata={"option": described})
+
+
+def options(analysis: type[Analysis]) -> list[tuple[str, Any, Any, Option]]:
+    """The options of an analysis: (field name, type, default, option), in order of declaration."""
+    hints = typing.get_type_hints(analysis)
+    return [
+        (each.name, hints[each.name], each.default, each.metadata["option"])
+        for each in dataclasses.fields(analysis)
+        if "option" in each.metadata
+    ]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """One question about memory. Subclasses are frozen dataclasses; their fields are the options.
+
+    Three verbs: :meth:`start` once, :meth:`scan` for each range of at most 2**16 pages, :meth:`finish` once.
+    An analysis that looks at no pages leaves ``scan`` alone and sets ``scans = False``.
+    """
+
+    #: The name of the command.
+    name: ClassVar[str]
+    #: One line for help and lists.
+    summary: ClassVar[str]
+    #: Checked before anything is read; the first that is missing says why the analysis cannot run.
+    needs: ClassVar[Sequence[Need]] = ()
+    #: Whether this analysis reads the page array at all.
+    scans: ClassVar[bool] = True
+    #: The names of the page_ext clients whose data :meth:`scan` needs, where the kernel has them.
+    page_ext: ClassVar[Sequence[str]] = ()
+    #: The table whose rows may be as many as the pages: the part of this name goes to the renderer as it
+    #: comes and is never held whole.
+    stream: ClassVar[Schema | None] = None
+    #: Whether ``mmdump report`` has a section for it.
+    in_report: ClassVar[bool] = True
+
+    def start(self, kernel: Kernel) -> Any:  # noqa: ARG002
+        """Read once what the scan needs (areas, lists, layouts). What it returns must pickle."""
+        return None
+
+    def scan(self, pages: PageRange, state: Any) -> Parts:
+        """Answer for one range of pages: pure, vectorised, no loop over pages."""
+        raise NotImplementedError(f"{type(self).__name__}.scan")
+
+    def fold(self, part: str, frame: pl.DataFrame) -> pl.DataFrame:  # noqa: ARG002
+        """Condense the rows of a part gathered so far, so that they do not grow with memory.
+
+        Must be associative: it is applied again to its own output together with more rows.
+        """
+        return frame
+
+    def finish(self, kernel: Kernel, state: Any, parts: Parts) -> Result:
+        """Put the parts (every range's, in PFN order, folded) together to an answer."""
+        raise NotImplementedError(f"{type(self).__name__}.finish")
+
+    def why_not(self, kernel: Kernel) -> str | None:
+        """Why this analysis cannot run on that kernel, in one sentence; None when it can."""
+        for need in self.needs:
+            reason = need.missing(kernel)
+            if reason is not None:
+                return reason
+        return None

@@ -1,0 +1,38 @@
+"""The whole plugin contract, on one page.
+
+A plugin is a module (or a package) that implements any of these hooks and is named by an entry point of
+group ``mmdump``, or given with ``--plugin FILE``::
+
+    from mmdump import hookimpl
+
+    @hookimpl
+    def mmdump_analyses():
+        return [MyAnalysis]
+
+Every hook returns a list of things the plugin contributes. Each call is guarded plugin by plugin: one that
+raises is named to the user and left out, and the others go on.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from mmdump.analysis import Analysis
+    from mmdump.kernel.page_ext import PageExtClient
+
+__all__ = ["mmdump_analyses", "mmdump_page_ext_clients"]
+
+hookspec = pluggy.HookspecMarker("mmdump")
+
+
+@hookspec
+def mmdump_analyses() -> list[type[Analysis]]:  # type: ignore[empty-body]
+    """Analyses: each becomes a command of the same name, and later a section of the report."""
+
+
+@hookspec
+def mmdump_page_ext_clients() -> list[PageExtClient]:  # type: ignore[empty-body]
+    """Users of page_ext, by which ``pages.ext["name"]`` finds their per-page data."""
