@@ -1,0 +1,150 @@
+"""What more than one plugin needs of the kernel, as columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property, wraps
+from typing import TYPE_CHECKING, TypeVar
+
+from drgn import FaultError
+
+from mmdump.errors import IncompleteError, UnsupportedError
+from mmdump.kernel.cma import CmaArea, read_cma_areas
+from mmdump.kernel.memmap import MemMap, read_memmap
+from mmdump.kernel.names import FlagNames, read_flag_names
+from mmdump.kernel.page import PageLayout, PageRange, read_page_layout
+from mmdump.kernel.page_ext import PageExtClient, PageExtLayout, read_page_ext, read_page_ext_layout
+from mmdump.kernel.pageblock import PageblockLayout, read_pageblock_layout, read_pageblocks
+from mmdump.kernel.references import FolioBatches, read_folio_batches
+from mmdump.kernel.stackdepot import StackDepot, read_stack_depot_layout
+from mmdump.kernel.symbols import Symbols, read_kallsyms
+from mmdump.kernel.zones import Zone, ZoneBits, read_zone_bits, read_zones
+
+if TYPE_CHECKING:
+    from mmdump.target import Target
+
+__all__ = ["Kernel"]
+
+T = TypeVar("T")
+
+
+def _kernel_fact(what: str) -> Callable[[Callable[[Kernel], T]], cached_property[T]]:
+    """A fact about the kernel, read once; what goes wrong while it is read becomes a clear error.
+
+    :param what: What the fact is called in such an error.
+    """
+
+    def decorate(read: Callable[[Kernel], T]) -> cached_property[T]:
+        @wraps(read)
+        def guarded(kernel: Kernel) -> T:
+            try:
+                return read(kernel)
+            except FaultError as error:
+                raise IncompleteError(
+                    f"{what} could not be read: {error}", "The dump may be truncated, filtered or damaged."
+                ) from error
+            except (LookupError, AttributeError, TypeError) as error:
+                raise UnsupportedError(
+                    f"mmdump does not know {what} of this kernel: {error}",
+                    "Is the debug info complete, and that of this kernel?",
+                ) from error
+
+        return cached_property(guarded)
+
+    return decorate
+
+
+class Kernel:
+    """The kernel of a target. Everything is read when first asked for, and once.
+
+    :param target: An opened dump or live kernel.
+    :param clients: The users of page_ext whose data can be asked for, as plugins declare them.
+    """
+
+    def __init__(self, target: Target, clients: Iterable[PageExtClient] = ()) -> None:
+        self.target = target
+        self._clients: Sequence[PageExtClient] = tuple(clients)
+
+    @_kernel_fact("the page array")
+    def memmap(self) -> MemMap:
+        """Valid PFN ranges and where the page array is."""
+        return read_memmap(self.target)
+
+    @_kernel_fact("struct page")
+    def page_layout(self) -> PageLayout:
+        """How struct page and struct folio are laid out."""
+        return read_page_layout(self.target.prog, self.memmap.vmemmap, self.target.page_shift)
+
+    @_kernel_fact("page_ext")
+    def page_ext(self) -> PageExtLayout:
+        """page_ext and its clients."""
+        return read_page_ext_layout(self.target.prog, self._clients)
+
+    @_kernel_fact("pageblocks")
+    def pageblocks(self) -> PageblockLayout:
+        """Order of pageblocks and names of migratetypes."""
+        return read_pageblock_layout(self.target.prog, self.target.page_shift)
+
+    @_kernel_fact("the layout of page flags")
+    def zone_bits(self) -> ZoneBits:
+        """Where page->flags keeps zone and node."""
+        return read_zone_bits(self.target.prog)
+
+    @_kernel_fact("the zones")
+    def zones(self) -> list[Zone]:
+        """The populated zones of all nodes."""
+        return read_zones(self.target.prog)
+
+    @_kernel_fact("the CMA areas")
+    def cma_areas(self) -> list[CmaArea]:
+        """Areas reserved for contiguous allocation."""
+        return read_cma_areas(self.target.prog, self.memmap.end_pfn)
+
+    @_kernel_fact("the per-CPU folio batches")
+    def folio_batches(self) -> FolioBatches:
+        """References held by the per-CPU folio batches."""
+        return read_folio_batches(self.target.prog, self.memmap)
+
+    @_kernel_fact("the stack depot")
+    def stack_depot(self) -> StackDepot | None:
+        """Stacks by handle; None where this kernel has no stack depot."""
+        layout = read_stack_depot_layout(self.target.prog, self.target.reader)
+        return None if layout is None else StackDepot(self.target.reader, layout)
+
+    @_kernel_fact("the symbol table")
+    def symbols(self) -> Symbols:
+        """Addresses as text."""
+        return Symbols(self.target.prog, read_kallsyms(self.target))
+
+    @_kernel_fact("the names of page flags")
+    def page_flag_names(self) -> FlagNames:
+        """Names of page flags."""
+        bits = (1 << self.page_layout.flags.get("__NR_PAGEFLAGS", 24)) - 1
+        return read_flag_names(self.target.prog, "pageflag_names", bits)
+
+    @_kernel_fact("the names of gfp flags")
+    def gfp_names(self) -> FlagNames:
+        """Names of gfp masks."""
+        return read_flag_names(self.target.prog, "gfpflag_names", (1 << 64) - 1)
+
+    def pages(self, start: int, end: int, *, ext: bool = False, blocks: bool = True) -> PageRange:
+        """Read the pages [start, end) in bulk.
+
+        :param start: First PFN, of a valid range; see :meth:`MemMap.chunks`.
+        :param ext: Whether their page_ext entries will be needed too.
+        :param blocks: Whether the migratetypes of their pageblocks will be.
+        """
+        reader, memmap = self.target.reader, self.memmap
+        size = memmap.page_size
+        chunk = reader.read(memmap.address(start), (end - start) * size)
+        return PageRange(
+            start,
+            chunk.data,
+            chunk.row_status(size, end - start),
+            self.page_layout,
+            self.zone_bits,
+            read_pageblocks(reader, self.pageblocks, memmap.sections, start, end) if blocks else None,
+            read_page_ext(reader, self.page_ext, memmap.sections, start, end)
+            if ext and self.page_ext.dtype is not None
+            else None,
+        )

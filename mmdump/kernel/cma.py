@@ -1,0 +1,83 @@
+"""CMA areas (kernel: mm/cma.c, struct cma)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from drgn import FaultError
+
+from mmdump.errors import UnsupportedError
+from mmdump.kernel.arrays import Bools
+from mmdump.kernel.layout import c_string, find_object, has_member
+from mmdump.target.reader import ReadStatus
+
+if TYPE_CHECKING:
+    from drgn import Program
+
+    from mmdump.target import Reader
+
+__all__ = ["CmaArea", "read_cma_areas", "read_cma_bitmap"]
+
+#: No configuration has more areas (CONFIG_CMA_AREAS is at most 1000).
+_MAX_AREAS = 1000
+#: 2**46 bytes in pages of 4 KiB.
+_MAX_PAGES = 1 << 34
+
+
+@dataclass(frozen=True)
+class CmaArea:
+    """An area reserved for contiguous allocation.
+
+    :param base_pfn: Its first PFN.
+    :param count: Its size in pages.
+    :param order_per_bit: Each bit of the bitmap stands for 2**order_per_bit pages.
+    :param bitmap: Address of the bitmap; a set bit is allocated.
+    """
+
+    name: str
+    base_pfn: int
+    count: int
+    order_per_bit: int
+    bitmap: int
+
+    @property
+    def end_pfn(self) -> int:
+        """One past its last PFN."""
+        return self.base_pfn + self.count
+
+
+def read_cma_areas(prog: Program, end_pfn: int) -> list[CmaArea]:
+    """The areas of this kernel; none where it has no CMA. Areas that are garbage or empty are left out.
+
+    :param end_pfn: One past the highest valid PFN.
+    :raises UnsupportedError: CMA areas have a form that mmdump does not know.
+    """
+    table, count = find_object(prog, "cma_areas"), find_object(prog, "cma_area_count")
+    if table is None or count is None:
+        return []
+    if not has_member(prog.type("struct cma"), "base_pfn"):
+        # 6.15 gave areas several ranges.
+        raise UnsupportedError("mmdump does not know this kernel's CMA areas yet")
+    areas = []
+    for index in range(min(count.value_(), table.type_.length or 0, _MAX_AREAS)):
+        try:
+            area = table[index].read_()
+            base, pages, order = area.base_pfn.value_(), area.count.value_(), area.order_per_bit.value_()
+            bitmap, name = area.bitmap.value_(), c_string(area.name)
+        except FaultError:
+            continue
+        if 0 < pages <= _MAX_PAGES and base + pages <= end_pfn and order < 32 and bitmap:
+            areas.append(CmaArea(name or f"cma{index}", base, pages, order, bitmap))
+    return areas
+
+
+def read_cma_bitmap(reader: Reader, area: CmaArea) -> Bools | None:
+    """Which pages of an area are allocated, one truth value per page; None where it is not in the dump."""
+    bits = area.count >> area.order_per_bit
+    chunk = reader.read(area.bitmap, (bits + 63) // 64 * 8)
+    if (chunk.status == ReadStatus.UNREADABLE).any():
+        return None
+    allocated = np.unpackbits(chunk.data, bitorder="little")[:bits].astype(bool)
+    return np.repeat(allocated, 1 << area.order_per_bit)

@@ -1,0 +1,71 @@
+"""Names of bits, from the kernel's own tables: ``%pGg`` for gfp masks, ``%pGp`` for page flags.
+
+Mirrors ``gfpflag_names`` and ``pageflag_names`` (mm/debug.c) and ``format_flags()`` (lib/vsprintf.c).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+from drgn import FaultError
+
+from mmdump.kernel.arrays import Struct
+from mmdump.kernel.layout import c_string, find_object
+
+if TYPE_CHECKING:
+    from drgn import Program
+
+__all__ = ["FlagNames", "read_flag_names"]
+
+#: Entries that a table of names is read to at most.
+_MAX_NAMES = 256
+
+
+@dataclass(frozen=True)
+class FlagNames:
+    """A table of masks and their names, in the kernel's order: masks of several bits come first.
+
+    :param names: (mask, name) pairs.
+    :param bits: The bits that are named at all; others are not flags.
+    """
+
+    names: tuple[tuple[int, str], ...]
+    bits: int
+
+    def split(self, word: int) -> list[str]:
+        """The names of a word's bits; what has no name is a last element in hex."""
+        found = []
+        word &= self.bits
+        for mask, name in self.names:
+            if mask and word & mask == mask:
+                found.append(name)
+                word &= ~mask
+        if word:
+            found.append(f"{word:#x}")
+        return found
+
+    def series(self, words: Struct) -> pl.Series:
+        """Names of a column of words, as a column of lists; each distinct word is split once."""
+        mask = np.array(self.bits & np.iinfo(words.dtype).max, words.dtype)
+        values, inverse = np.unique(words & mask, return_inverse=True)
+        lists = pl.Series([self.split(value) for value in values.tolist()], dtype=pl.List(pl.String))
+        return lists.gather(inverse)
+
+
+def read_flag_names(prog: Program, table: str, bits: int) -> FlagNames:
+    """Read ``gfpflag_names`` or ``pageflag_names``; empty where the kernel has none or the dump lacks it."""
+    found = find_object(prog, table)
+    names: list[tuple[int, str]] = []
+    if found is not None:
+        for index in range(min(found.type_.length or 0, _MAX_NAMES)):
+            try:
+                entry = found[index]
+                if not entry.name:
+                    break
+                names.append((entry.mask.value_(), c_string(entry.name)))
+            except FaultError:
+                break
+    return FlagNames(tuple(names), bits)

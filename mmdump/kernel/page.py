@@ -1,0 +1,367 @@
+"""``struct page`` as columns: flags, page type, compound head and order, reference, map and pin counts.
+
+A :class:`PageLayout` is what decoding needs of a kernel, as plain data; a :class:`PageRange` is one bulk
+read, its columns decoded when first asked for. Mirrors ``include/linux/page-flags.h`` and
+``include/linux/mm.h``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from drgn import offsetof
+
+from mmdump.errors import UnsupportedError
+from mmdump.kernel.arrays import I32, I64, U8, U64, Bools, Struct
+from mmdump.kernel.layout import byteorder, enumerators, member_dtype, member_type, struct_dtype
+from mmdump.target.reader import ReadStatus
+
+if TYPE_CHECKING:
+    from drgn import Program
+
+    from mmdump.kernel.page_ext import PageExtRange
+    from mmdump.kernel.pageblock import PageblockRange
+    from mmdump.kernel.zones import ZoneBits
+
+__all__ = [
+    "GUP_PIN_COUNTING_BIAS",
+    "MAPPING_ANON",
+    "MAPPING_KSM",
+    "MAPPING_MOVABLE",
+    "PageLayout",
+    "PageRange",
+    "read_page_layout",
+]
+
+#: Tag bits of page->mapping, macros PAGE_MAPPING_* (both bits: KSM).
+MAPPING_ANON = 1
+MAPPING_MOVABLE = 2
+MAPPING_KSM = 3
+
+#: FOLL_PIN adds this to the reference count of a small folio, in every kernel that has it (5.6 and newer).
+GUP_PIN_COUNTING_BIAS = 1024
+
+#: A folio of a larger order than this is not believed: 16 GiB hugetlb pages of 4 KiB base pages have 22.
+_MAX_FOLIO_ORDER = 24
+
+
+@dataclass(frozen=True)
+class _Field:
+    """A scalar of struct folio that lies in one of the folio's first pages."""
+
+    offset: int
+    dtype: np.dtype[np.generic]
+
+
+@dataclass(frozen=True)
+class PageLayout:
+    """How this kernel lays out ``struct page`` and ``struct folio``. Plain data.
+
+    :param dtype: The members of ``struct page`` that are columns, at their offsets.
+    :param folio: Scalars of ``struct folio`` beyond its first page.
+    :param flags: Bit numbers by name, ``enum pageflags`` with its aliases.
+    :param types: Values of the top byte of ``page_type`` by name, ``enum pagetype``.
+    :param vmemmap: Address of the ``struct page`` of PFN 0.
+    :param max_buddy_order: The largest order the buddy allocator has.
+    """
+
+    dtype: np.dtype[np.void]
+    folio: Mapping[str, _Field]
+    flags: Mapping[str, int]
+    types: Mapping[str, int]
+    vmemmap: int
+    page_shift: int
+    max_buddy_order: int
+
+    def mask(self, *names: str) -> int:
+        """The mask of these page flags; a flag that this kernel does not have adds nothing."""
+        bits = 0
+        for name in names:
+            if name in self.flags:
+                bits |= 1 << self.flags[name]
+        return bits
+
+
+def read_page_layout(prog: Program, vmemmap: int, page_shift: int) -> PageLayout:
+    """Find out how this kernel lays out its pages.
+
+    :raises UnsupportedError: In a way that mmdump does not know.
+    """
+    page = prog.type("struct page")
+    dtype = struct_dtype(
+        prog,
+        page,
+        {
+            "flags": ("flags",),
+            "compound_head": ("compound_head",),
+            "mapping": ("mapping",),
+            "private": ("private",),
+            "_mapcount": ("_mapcount",),
+            "_refcount": ("_refcount",),
+        },
+    )
+    types = enumerators(prog, "enum pagetype")
+    if "PGTY_buddy" not in types:
+        # 6.12 put one type into the top byte of page_type; before, each type was a bit.
+        raise UnsupportedError(
+            "mmdump does not know this kernel's page types yet: it reads those of Linux 6.12 and newer"
+        )
+    folio = _folio_fields(prog)
+    zone = prog.type("struct zone").member("free_area").type
+    return PageLayout(
+        dtype=dtype,
+        folio=folio,
+        flags=enumerators(prog, "enum pageflags"),
+        types={name.removeprefix("PGTY_"): value for name, value in types.items()},
+        vmemmap=vmemmap,
+        page_shift=page_shift,
+        max_buddy_order=(zone.length or 11) - 1,
+    )
+
+
+def _folio_fields(prog: Program) -> dict[str, _Field]:
+    folio = prog.type("struct folio")
+    fields = {}
+    for name in ("_flags_1", "_large_mapcount", "_entire_mapcount", "_nr_pages_mapped", "_pincount"):
+        found = member_type(folio, name)
+        if found is None:
+            # _large_mapcount came with 6.10, _pincount and _flags_1 with 6.1.
+            raise UnsupportedError(
+                f"struct folio of this kernel has no {name}; mmdump reads the folios of Linux 6.12 so far"
+            )
+        fields[name] = _Field(offsetof(folio, name), member_dtype(found, byteorder(prog)))
+    return fields
+
+
+class PageRange:
+    """The pages [start, end): at most 2**16, starting at a multiple of it or where memory starts.
+
+    Every column is an array of one value per page, decoded when first used. Rows that could not be read
+    hold zeros (or False) in every column; :attr:`readable` tells them apart.
+    """
+
+    def __init__(
+        self,
+        start: int,
+        raw: U8,
+        status: U8,
+        layout: PageLayout,
+        zone_bits: ZoneBits,
+        blocks: PageblockRange | None = None,
+        ext: PageExtRange | None = None,
+    ) -> None:
+        self.start = start
+        self.end = start + len(status)
+        self.layout = layout
+        #: What could be read of each row, ReadStatus, uint8.
+        self.status = status
+        #: The page_ext entries of these pages; None where this kernel or the analysis has none.
+        self.ext = ext
+        self._raw = raw
+        self._rows: Struct = raw.view(layout.dtype)
+        self._zone_bits = zone_bits
+        self._blocks = blocks
+
+    def __len__(self) -> int:
+        return len(self.status)
+
+    @cached_property
+    def readable(self) -> Bools:
+        """Rows whose ``struct page`` was in the dump."""
+        return self.status == ReadStatus.READ
+
+    @cached_property
+    def pfn(self) -> I64:
+        """Page frame numbers, int64."""
+        return np.arange(self.start, self.end, dtype=np.int64)
+
+    @cached_property
+    def flags(self) -> U64:
+        """``page->flags``: the flag bits and, above them, zone and node."""
+        return self._word("flags")
+
+    @cached_property
+    def compound_head(self) -> U64:
+        """``page->compound_head`` as stored: the head's address with bit 0 set, in tail pages."""
+        return self._word("compound_head")
+
+    @cached_property
+    def mapping(self) -> U64:
+        """``page->mapping`` as stored, with its tag bits."""
+        return self._word("mapping")
+
+    @cached_property
+    def private(self) -> U64:
+        """``page->private``."""
+        return self._word("private")
+
+    @cached_property
+    def refcount(self) -> I32:
+        """``page->_refcount``. Tail pages have 0: references are counted in the head."""
+        return np.ascontiguousarray(self._rows["_refcount"]).astype(np.int32, copy=False)
+
+    @cached_property
+    def raw_mapcount(self) -> I32:
+        """``page->_mapcount`` as stored: one less than the mappings of this page, or a page type."""
+        return np.ascontiguousarray(self._rows["_mapcount"]).astype(np.int32, copy=False)
+
+    def _word(self, name: str) -> U64:
+        return np.ascontiguousarray(self._rows[name]).astype(np.uint64, copy=False)
+
+    def has_flag(self, *names: str) -> Bools:
+        """Rows with any of these page flags set."""
+        mask = np.uint64(self.layout.mask(*names))
+        return (self.flags & mask) != 0
+
+    def has_all_flags(self, *names: str) -> Bools:
+        """Rows with all of these page flags set; none where the kernel lacks one of them."""
+        if not all(name in self.layout.flags for name in names):
+            return np.zeros(len(self), bool)
+        mask = np.uint64(self.layout.mask(*names))
+        return (self.flags & mask) == mask
+
+    # Page types (6.12: the top byte of page_type, which shares its word with _mapcount).
+
+    @cached_property
+    def is_typed(self) -> Bools:
+        """Rows whose ``_mapcount`` word is a page type, ``page_has_type()``."""
+        underflow = self.layout.types["mapcount_underflow"] << 24
+        return (self.raw_mapcount < underflow - (1 << 32)) & self.readable
+
+    def is_type(self, name: str) -> Bools:
+        """Rows of a page type (``buddy``, ``slab``, ``table``, ``hugetlb``...), as ``PageBuddy()`` and so on."""
+        if name not in self.layout.types:
+            return np.zeros(len(self), bool)
+        value = self.layout.types[name]
+        return ((self.raw_mapcount >> 24) == value - 256) & self.readable
+
+    @cached_property
+    def is_buddy(self) -> Bools:
+        """First pages of free blocks in the buddy allocator."""
+        return self.is_type("buddy")
+
+    @cached_property
+    def buddy_order(self) -> U8:
+        """Order of the free block a row begins; 0 elsewhere. An impossible order reads as 0."""
+        order = self.private
+        return np.where(self.is_buddy & (order <= self.layout.max_buddy_order), order, 0).astype(np.uint8)
+
+    # Compound pages.
+
+    @cached_property
+    def is_tail(self) -> Bools:
+        """Tail pages of compound pages, with the fake heads of optimised hugetlb pages."""
+        tail = (self.compound_head & np.uint64(1)) != 0
+        tail[self._fake_heads] = True
+        return tail
+
+    @cached_property
+    def is_head(self) -> Bools:
+        """Head pages of compound pages (large folios)."""
+        return self.has_flag("PG_head") & ~self.is_tail & self.readable
+
+    @cached_property
+    def _fake_heads(self) -> I64:
+        """Rows that look like heads but are tails: ``page_fixed_fake_head()``.
+
+        The hugetlb vmemmap optimisation (5.18 to 7.0) maps every page of a folio's memory map to its first,
+        so that what lies there looks like the head again; its second page still names the real one.
+        """
+        # Only the first struct page of a page of the memory map can be one.
+        step = (1 << self.layout.page_shift) // self.layout.dtype.itemsize
+        first = -self.start % step
+        rows = first + step * np.flatnonzero(
+            self.flags[first:-1:step] & np.uint64(self.layout.mask("PG_head"))
+        )
+        named = self.compound_head[rows + 1]
+        own = np.uint64(self.layout.vmemmap) + (self.start + rows).astype(np.uint64) * np.uint64(
+            self.layout.dtype.itemsize
+        )
+        return rows[((named & np.uint64(1)) != 0) & (named - np.uint64(1) != own)]
+
+    @cached_property
+    def head_pfn(self) -> I64:
+        """PFN of the folio's head; the page's own PFN where it is not a tail, or its head is garbage."""
+        head = self.pfn.copy()
+        rows = np.flatnonzero(self.is_tail)
+        named = self.compound_head[rows]
+        fake = (named & np.uint64(1)) == 0
+        if fake.any():
+            named[fake] = self.compound_head[rows[fake] + 1]
+        pfn, rest = np.divmod(
+            (named - np.uint64(1) - np.uint64(self.layout.vmemmap)).astype(np.int64),
+            self.layout.dtype.itemsize,
+        )
+        good = (rest == 0) & (pfn >= 0) & (pfn < self.start + rows)
+        head[rows[good]] = pfn[good]
+        return head
+
+    @cached_property
+    def folio_order(self) -> U8:
+        """Order of the folio, at its head; 0 elsewhere. An impossible order reads as 0."""
+        order = np.zeros(len(self), np.uint8)
+        heads = np.flatnonzero(self.is_head)
+        stored = self.folio_field("_flags_1", heads) & 0xFF
+        pfn = self.start + heads
+        good = (stored <= _MAX_FOLIO_ORDER) & (pfn & ((1 << np.minimum(stored, 32)) - 1) == 0)
+        order[heads[good]] = stored[good]
+        return order
+
+    def folio_field(self, name: str, heads: I64) -> I64:
+        """A scalar of ``struct folio`` that lies beyond its first page, for rows that are heads.
+
+        :param heads: Row numbers. A field past the end of the range reads as 0.
+        """
+        field = self.layout.folio[name]
+        page, offset = divmod(field.offset, self.layout.dtype.itemsize)
+        rows = heads + page
+        inside = rows < len(self)
+        column = np.ndarray(
+            shape=(len(self),),
+            dtype=field.dtype,
+            buffer=self._raw.data,
+            offset=offset,
+            strides=(self.layout.dtype.itemsize,),
+        )
+        return np.where(inside, column[np.minimum(rows, len(self) - 1)].astype(np.int64), 0)
+
+    def folio_mapcount(self, heads: I64) -> I64:
+        """How often the folio is mapped, ``folio_mapcount()``, for rows that are heads or small folios."""
+        # 6.10: _large_mapcount is the sum of all mappings, less one.
+        large = self.is_head[heads]
+        small = np.where(self.is_typed[heads], 0, self.raw_mapcount[heads].astype(np.int64) + 1)
+        return np.where(large, self.folio_field("_large_mapcount", heads) + 1, small)
+
+    def folio_pincount(self, heads: I64) -> I64:
+        """FOLL_PIN pins of the folio, ``folio_maybe_dma_pinned()``, for rows that are heads or small folios.
+
+        Exact for large folios. Small ones carry :data:`GUP_PIN_COUNTING_BIAS` references for each pin, so
+        1024 plain references look like one.
+        """
+        references = self.refcount[heads].astype(np.int64) & 0xFFFFFFFF
+        return np.where(
+            self.is_head[heads], self.folio_field("_pincount", heads), references // GUP_PIN_COUNTING_BIAS
+        )
+
+    # What surrounds the page.
+
+    @cached_property
+    def zone(self) -> U8:
+        """Zone index within the node, ``page_zonenum()``."""
+        return self._zone_bits.zone(self.flags)
+
+    @cached_property
+    def node(self) -> U8 | I64:
+        """NUMA node, ``page_to_nid()``."""
+        return self._zone_bits.node(self.flags)
+
+    @cached_property
+    def migratetype(self) -> U8:
+        """Migratetype of the pageblock, ``get_pageblock_migratetype()``; 255 where it could not be read."""
+        if self._blocks is None:
+            return np.full(len(self), 255, np.uint8)
+        return self._blocks.of_pages(self.pfn)

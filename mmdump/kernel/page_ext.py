@@ -1,0 +1,220 @@
+"""page_ext: extra data for every page, and the clients that keep it (kernel: mm/page_ext.c).
+
+A plugin declares the client whose structure it explains::
+
+    PAGE_OWNER = PageExtClient("page_owner", ops="page_owner_ops", struct="struct page_owner",
+                               enabled="page_owner_inited", members={"order": ("order",), ...})
+
+and then reads ``pages.ext["page_owner"]["order"]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from drgn import FaultError, sizeof
+
+from mmdump.kernel.arrays import U8, U64, Bools, Struct
+from mmdump.kernel.layout import byteorder, enumerators, find_object, find_type, struct_dtype
+from mmdump.target.reader import ReadStatus
+
+if TYPE_CHECKING:
+    from drgn import Program
+
+    from mmdump.kernel.memmap import Sections
+    from mmdump.target import Reader
+
+__all__ = ["ClientState", "PageExtClient", "PageExtLayout", "PageExtRange", "read_page_ext_layout"]
+
+#: No client or combination of clients needs more than this for a page; a larger stride is garbage.
+_MAX_STRIDE = 4096
+#: mem_section.page_ext has this bit set while the section goes offline (PAGE_EXT_INVALID, 6.1).
+_INVALID = 1
+
+
+@dataclass(frozen=True)
+class PageExtClient:
+    """A user of page_ext.
+
+    :param name: By which analyses ask for its data.
+    :param ops: Its ``struct page_ext_operations`` variable.
+    :param struct: The type of its data, or None when it has only flags.
+    :param enabled: A ``static_key_false`` that is on when the client is.
+    :param members: Columns of its data -> member names, newest first.
+    :param optional: Columns that some kernels do not have.
+    :param flags: Names its flag bits may have (``enum page_ext_flags``).
+    :param file: Source file of the structure, when its tag is not unique.
+    """
+
+    name: str
+    ops: str
+    struct: str | None = None
+    enabled: str | None = None
+    members: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    optional: Sequence[str] = ()
+    flags: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class ClientState:
+    """A client as this kernel has it.
+
+    :param built: Whether the kernel was built with it.
+    :param enabled: Whether it was switched on at boot, so that its data means something.
+    :param offset: Of its data from the start of the entry, in bytes.
+    :param size: Of its data, in bytes for each page.
+    """
+
+    client: PageExtClient
+    built: bool
+    enabled: bool
+    offset: int = 0
+    size: int = 0
+
+
+@dataclass(frozen=True)
+class PageExtLayout:
+    """page_ext of this kernel. Plain data.
+
+    :param built: Whether the kernel was built with page_ext at all.
+    :param stride: Size of an entry in bytes; 0 when there are none.
+    :param flags: Bit numbers of the flags word by name, empty when entries have no flags word.
+    :param dtype: One structured dtype over an entry: the flags word and a field for each enabled client.
+    """
+
+    built: bool
+    stride: int
+    flags: Mapping[str, int]
+    clients: Mapping[str, ClientState]
+    dtype: np.dtype[np.void] | None
+
+    def client(self, name: str) -> ClientState | None:
+        """The state of a client, or None when no plugin declares it."""
+        return self.clients.get(name)
+
+    def enabled(self, name: str) -> bool:
+        """Whether this client's data can be read."""
+        state = self.clients.get(name)
+        return state is not None and state.enabled and self.dtype is not None
+
+
+def read_page_ext_layout(prog: Program, clients: Sequence[PageExtClient]) -> PageExtLayout:
+    """Find page_ext's stride, flags and clients. A kernel without page_ext has a layout that says so."""
+    # 5.4 and newer; before, the stride was sizeof(struct page_ext) + extra_mem.
+    size = find_object(prog, "page_ext_size")
+    built = find_type(prog, "struct page_ext") is not None and size is not None
+    stride = 0
+    if built and size is not None:
+        stride = int(size.value_())
+        if stride > _MAX_STRIDE:
+            stride = 0
+    states = {client.name: _client_state(prog, client) for client in clients} if built else {}
+    states = {
+        client.name: states.get(client.name, ClientState(client, built=False, enabled=False))
+        for client in clients
+    }
+    flags: dict[str, int] = {}
+    # 6.3: an entry has a flags word only when a client that needs it is enabled; every client that has flag
+    # bits does.
+    if stride and any(state.enabled and state.client.flags for state in states.values()):
+        flags = enumerators(prog, "enum page_ext_flags")
+    dtype = _entry_dtype(prog, stride, states, bool(flags)) if stride else None
+    return PageExtLayout(built, stride, flags, states, dtype)
+
+
+def _client_state(prog: Program, client: PageExtClient) -> ClientState:
+    ops = find_object(prog, client.ops)
+    if ops is None:
+        return ClientState(client, built=False, enabled=False)
+    try:
+        offset, size = ops.offset.value_(), ops.size.value_()
+        key = find_object(prog, client.enabled) if client.enabled else None
+        enabled = key is None or key.key.enabled.counter.value_() > 0
+    except (FaultError, AttributeError):
+        return ClientState(client, built=True, enabled=False)
+    return ClientState(client, built=True, enabled=enabled, offset=offset, size=size)
+
+
+def _entry_dtype(
+    prog: Program, stride: int, states: Mapping[str, ClientState], has_flags: bool
+) -> np.dtype[np.void]:
+    order = byteorder(prog)
+    names: list[str] = []
+    formats: list[np.dtype[np.generic]] = []
+    offsets: list[int] = []
+    if has_flags:
+        names.append("flags")
+        formats.append(np.dtype(order + "u8"))
+        offsets.append(0)
+    for state in states.values():
+        struct = find_type(prog, state.client.struct) if state.client.struct else None
+        if not state.enabled or struct is None or state.offset + sizeof(struct) > stride:
+            continue
+        names.append(state.client.name)
+        formats.append(struct_dtype(prog, struct, state.client.members, optional=state.client.optional))
+        offsets.append(state.offset)
+    return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": stride})
+
+
+class PageExtRange:
+    """The page_ext entries of a range of pages."""
+
+    def __init__(self, raw: U8, status: U8, layout: PageExtLayout) -> None:
+        assert layout.dtype is not None
+        self.layout = layout
+        #: What could be read of each entry, ReadStatus, uint8. Absent entries count as zero-filled.
+        self.status = status
+        self._rows: Struct = raw.view(layout.dtype)
+
+    def __getitem__(self, client: str) -> Struct:
+        """The data of an enabled client, a structured array with the columns it declares.
+
+        :raises KeyError: It is not enabled; see :meth:`PageExtLayout.enabled`.
+        """
+        if client not in (self._rows.dtype.names or ()):
+            raise KeyError(client)
+        return self._rows[client]
+
+    @property
+    def flags(self) -> U64:
+        """``page_ext->flags``; zeros where entries have no flags word."""
+        if "flags" not in (self._rows.dtype.names or ()):
+            return np.zeros(len(self._rows), np.uint64)
+        return np.ascontiguousarray(self._rows["flags"]).astype(np.uint64, copy=False)
+
+    def has_flag(self, name: str) -> Bools:
+        """Rows with this flag set; none where the kernel has no such flag."""
+        if name not in self.layout.flags:
+            return np.zeros(len(self._rows), bool)
+        return (self.flags & np.uint64(1 << self.layout.flags[name])) != 0
+
+
+def read_page_ext(
+    reader: Reader, layout: PageExtLayout, sections: Sections, start: int, end: int
+) -> PageExtRange:
+    """Read the entries of [start, end), which may span sections.
+
+    Mirrors ``lookup_page_ext()``: the pointer in mem_section is biased, so that the entry of a PFN is at
+    ``page_ext + stride * pfn`` with the absolute PFN.
+    """
+    assert layout.dtype is not None
+    pieces = list(sections.pieces(start, end))
+    data = []
+    states = []
+    for row, low, high in pieces:
+        base = int(sections.page_ext[row]) if row >= 0 else 0
+        if not base or base & _INVALID:
+            data.append(np.zeros((high - low) * layout.stride, np.uint8))
+            states.append(np.full(high - low, ReadStatus.ZERO_FILLED, np.uint8))
+            continue
+        # The bias may wrap around zero, as in C.
+        address = (base + layout.stride * low) & 0xFFFFFFFFFFFFFFFF
+        chunk = reader.read(address, (high - low) * layout.stride)
+        data.append(chunk.data)
+        states.append(chunk.row_status(layout.stride, high - low))
+    if len(pieces) == 1:
+        return PageExtRange(data[0], states[0], layout)
+    return PageExtRange(np.concatenate(data), np.concatenate(states), layout)

@@ -1,0 +1,181 @@
+"""What holds references to a folio for a known reason: the kernel's own account of them.
+
+Mirrors ``folio_expected_ref_count()`` (include/linux/mm.h, 6.16; before, spread over mm/migrate.c), and adds
+two holders that it leaves to its callers: LRU isolation and the per-CPU folio batches (mm/swap.c).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from drgn import FaultError, TypeKind
+
+from mmdump.kernel.arrays import I64, U8, Bools
+from mmdump.kernel.layout import find_object
+from mmdump.kernel.page import GUP_PIN_COUNTING_BIAS, MAPPING_ANON, MAPPING_KSM, PageRange
+from mmdump.kernel.percpu import each_cpu
+
+if TYPE_CHECKING:
+    from drgn import Object, Program
+
+    from mmdump.kernel.memmap import MemMap
+
+__all__ = [
+    "FolioBatches",
+    "FolioKinds",
+    "ReferenceAccount",
+    "account_references",
+    "folio_kinds",
+    "read_folio_batches",
+]
+
+#: What sort of memory a folio is; ``other`` is the kernel's own.
+KIND_NAMES = ("other", "anon", "ksm", "file", "shmem")
+
+
+@dataclass(frozen=True)
+class FolioBatches:
+    """References that the per-CPU folio batches hold. Plain data.
+
+    :param pfn: PFNs of folios in a batch, ascending and distinct, int64.
+    :param count: How many batches hold each, int64.
+    :param complete: Whether every CPU's batches could be read.
+    """
+
+    pfn: I64
+    count: I64
+    complete: bool = True
+
+    def references(self, pfn: I64) -> I64:
+        """How many references the batches hold to each of these folios."""
+        if not len(self.pfn):
+            return np.zeros(len(pfn), np.int64)
+        row = np.minimum(np.searchsorted(self.pfn, pfn), len(self.pfn) - 1)
+        return np.where(self.pfn[row] == pfn, self.count[row], 0)
+
+
+def read_folio_batches(prog: Program, memmap: MemMap) -> FolioBatches:
+    """Read the batches of every CPU: ``cpu_fbatches`` and ``mlock_fbatch``."""
+    found: list[int] = []
+    complete = True
+    for name in ("cpu_fbatches", "mlock_fbatch"):
+        variable = find_object(prog, name)
+        if variable is None:
+            # Before 6.1 these were pagevecs.
+            complete = False
+            continue
+        for batches in each_cpu(prog, variable):
+            try:
+                found.extend(_batched(batches.read_()))
+            except FaultError:
+                complete = False
+    # mlock marks what it batches in the low bits of the pointer (LRU_FOLIO, NEW_FOLIO).
+    address = np.array(found, np.uint64) & ~np.uint64(3)
+    offset = (address - np.uint64(memmap.vmemmap)).astype(np.int64)
+    pfn = offset // memmap.page_size
+    pfn = pfn[(offset % memmap.page_size == 0) & memmap.valid(pfn)]
+    pfn, count = np.unique(pfn, return_counts=True)
+    return FolioBatches(pfn, count, complete)
+
+
+def _batched(batches: Object) -> list[int]:
+    """Addresses in every ``struct folio_batch`` that is a member of one CPU's batches."""
+    found: list[int] = []
+    for member in batches.type_.unaliased().members or ():
+        if member.name is None or member.type.kind != TypeKind.STRUCT or member.type.tag != "folio_batch":
+            continue
+        batch = batches.member_(member.name)
+        limit = batch.folios.type_.length or 0
+        used = min(batch.nr.value_(), limit)
+        found.extend(batch.folios[index].value_() for index in range(used))
+    return found
+
+
+@dataclass(frozen=True)
+class FolioKinds:
+    """What sort of memory a set of folios is, one truth value per folio. Others belong to the kernel."""
+
+    anon: Bools
+    ksm: Bools
+    file: Bools
+    shmem: Bools
+
+    def codes(self) -> U8:
+        """Index into :data:`KIND_NAMES` for each folio, uint8."""
+        # KSM pages are anonymous too.
+        codes = self.anon * np.uint8(1) + self.ksm * np.uint8(1)
+        codes[self.file] = 3
+        codes[self.shmem] = 4
+        return codes
+
+
+def folio_kinds(pages: PageRange, rows: I64) -> FolioKinds:
+    """Tell anonymous, KSM, file and shmem folios by ``folio->mapping`` (rows are heads or small folios)."""
+    mapping = pages.mapping[rows]
+    tag = mapping & np.uint64(3)
+    backed = pages.has_flag("PG_swapbacked")[rows]
+    cached = (mapping != 0) & (tag == 0)
+    return FolioKinds(
+        anon=(tag & np.uint64(MAPPING_ANON)) != 0,
+        # Both bits: KSM; bit 1 alone: movable pages of a driver (up to 6.16).
+        ksm=tag == MAPPING_KSM,
+        # Swap-backed page cache is shmem.
+        file=cached & ~backed,
+        shmem=cached & backed,
+    )
+
+
+@dataclass(frozen=True)
+class ReferenceAccount:
+    """The references of some folios. Arrays of int64, one value per folio.
+
+    :param references: All of them, ``folio_ref_count()``.
+    :param mapcount: Mappings into page tables, ``folio_mapcount()``.
+    :param pincount: FOLL_PIN pins; see :meth:`PageRange.folio_pincount`.
+    :param explained: References with a known reason, pins among them.
+    :param excess: References that nothing known explains.
+    """
+
+    kinds: FolioKinds
+    references: I64
+    mapcount: I64
+    pincount: I64
+    explained: I64
+    excess: I64
+
+
+def account_references(pages: PageRange, rows: I64, batches: FolioBatches) -> ReferenceAccount:
+    """Explain the references of folios, as far as what can be known at a page explains them.
+
+    Explained are: mappings; page cache or swap cache, one for each page of the folio; private data; FOLL_PIN
+    pins; LRU isolation; per-CPU batches; and, for pages that are neither on the LRU nor in any cache, the
+    reference of the allocation itself.
+
+    :param rows: Rows that are heads or small folios.
+    """
+    references = pages.refcount[rows].astype(np.int64) & 0xFFFFFFFF
+    mapcount = pages.folio_mapcount(rows)
+    pincount = pages.folio_pincount(rows)
+    kinds = folio_kinds(pages, rows)
+    count = np.left_shift(1, pages.folio_order[rows].astype(np.int64))
+    cached = kinds.file | kinds.shmem
+    # PG_swapcache shares its bit, and means the swap cache only together with PG_swapbacked. A shmem folio
+    # in the swap cache has no mapping.
+    swapcache = pages.has_all_flags("PG_swapcache", "PG_swapbacked")[rows]
+    private = pages.has_flag("PG_private")[rows] & ~kinds.anon
+    batched = batches.references(pages.pfn[rows])
+    pins = np.where(pages.is_head[rows], pincount, pincount * GUP_PIN_COUNTING_BIAS)
+    explained = mapcount + np.where(cached | swapcache, count, 0) + private + batched + pins
+
+    user = kinds.anon | cached
+    on_lru = pages.has_flag("PG_lru")[rows]
+    hugetlb = pages.is_type("hugetlb")[rows]
+    # Whoever takes a folio off the LRU holds it. On its way there it is in a batch, counted already.
+    isolated = user & ~on_lru & ~hugetlb & (batched == 0) & (references > explained)
+    explained += isolated | (~user & ~on_lru & ~hugetlb)
+    explained = np.where(references == 0, 0, explained)
+    return ReferenceAccount(
+        kinds, references, mapcount, pincount, explained, np.maximum(references - explained, 0)
+    )

@@ -1,0 +1,206 @@
+"""Addresses as the kernel prints them (``%pS``): from its own kallsyms table in the dump.
+
+The kernel prints ``name+offset/size`` from kallsyms, where a symbol ends at the next one. The ELF symbol
+table of its debug info gives other sizes, and picks other names among aliases; it is the fallback.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmdump.kernel.arrays import I64, U8, U64, printable
+from mmdump.kernel.layout import byteorder
+from mmdump.target.reader import ReadStatus
+
+if TYPE_CHECKING:
+    from drgn import Program
+
+    from mmdump.target import Reader, Target
+
+__all__ = ["Kallsyms", "Symbols", "read_kallsyms"]
+
+#: A kernel has some 10**5 symbols; more than this many are garbage.
+_MAX_SYMBOLS = 1 << 23
+#: KSYM_NAME_LEN, 512 since 6.1.
+_MAX_NAME = 512
+#: One marker for each 256 names.
+_MARKER_STEP = 256
+
+
+@dataclass(frozen=True)
+class Kallsyms:
+    """The kernel's symbol table (kernel/kallsyms.c). Plain data, but for the reader of names.
+
+    :param addresses: Addresses of all symbols, ascending, uint64.
+    :param end: Where the last symbol ends.
+    """
+
+    addresses: U64
+    end: int
+    markers: U64
+    names: int
+    tokens: tuple[bytes, ...]
+    reader: Reader
+
+    def lookup(self, address: int) -> tuple[str, int, int] | None:
+        """Name, offset and size of the symbol an address lies in; None outside the kernel image.
+
+        Mirrors ``get_symbol_pos()``: of several symbols at one address the first is taken, and a symbol's
+        size reaches to the next higher address.
+        """
+        row = int(np.searchsorted(self.addresses, np.uint64(address), side="right")) - 1
+        if row < 0 or address >= self.end:
+            return None
+        start = int(self.addresses[row])
+        after = int(np.searchsorted(self.addresses, np.uint64(start), side="right"))
+        end = int(self.addresses[after]) if after < len(self.addresses) else self.end
+        first = int(np.searchsorted(self.addresses, np.uint64(start), side="left"))
+        name = self.name(first)
+        return None if name is None else (name, address - start, end - start)
+
+    def name(self, row: int) -> str | None:
+        """The name of a symbol, expanded as ``kallsyms_expand_symbol()`` does; None where unreadable."""
+        offset = int(self.markers[row // _MARKER_STEP])
+        # From a marker at most 256 names of at most 2 + 255 token bytes lie ahead.
+        skip = row % _MARKER_STEP
+        data = self._bytes(self.names + offset, (skip + 1) * 96)
+        position = 0
+        for _ in range(skip + 1):
+            if position + 2 > len(data):
+                data = self._bytes(self.names + offset, _MARKER_STEP * (_MAX_NAME + 2))
+                if position + 2 > len(data):
+                    return None
+            length = data[position]
+            position += 1
+            if length & 0x80:
+                # "Big" symbols, 6.1 and newer, take two bytes for their length.
+                length = (length & 0x7F) | data[position] << 7
+                position += 1
+            start, position = position, position + length
+        if position > len(data):
+            data = self._bytes(self.names + offset, position)
+            if position > len(data):
+                return None
+        # The first character is the symbol's type.
+        text = b"".join(self.tokens[each] for each in data[start:position])[1:]
+        return printable(text[:_MAX_NAME])
+
+    def _bytes(self, address: int, size: int) -> bytes:
+        chunk = self.reader.read(address, size)
+        readable = np.flatnonzero(chunk.status == ReadStatus.UNREADABLE)
+        if len(readable):
+            page = chunk.page_size
+            size = max(0, int(readable[0]) * page - address % page)
+        return chunk.data[:size].tobytes()
+
+
+def read_kallsyms(target: Target) -> Kallsyms | None:
+    """Read the kernel's own symbol table; None where it has none, or none that mmdump understands."""
+    find = _Finder(target)
+    count_at, names = find("kallsyms_num_syms"), find("kallsyms_names")
+    offsets_at, base_at = find("kallsyms_offsets"), find("kallsyms_relative_base")
+    markers_at, index_at, table_at = (
+        find("kallsyms_markers"),
+        find("kallsyms_token_index"),
+        find("kallsyms_token_table"),
+    )
+    if None in (count_at, names, offsets_at, base_at, markers_at, index_at, table_at):
+        return None
+    order = byteorder(target.prog)
+    count = int(_column(target.reader, count_at, 1, order + "u4")[0])
+    if not 0 < count <= _MAX_SYMBOLS:
+        return None
+    base = int(_column(target.reader, base_at, 1, order + "u8")[0])
+    offsets = _column(target.reader, offsets_at, count, order + "i4").astype(np.int64)
+    markers = _column(target.reader, markers_at, -(-count // _MARKER_STEP), order + "u4").astype(np.uint64)
+    index = _column(target.reader, index_at, 256, order + "u2").astype(np.int64)
+    table = target.reader.read(table_at or 0, int(index[-1]) + 64).data
+    tokens = tuple(_token(table, start) for start in index.tolist())
+    known = target.vmcoreinfo.get("SYMBOL(_stext)")
+    for addresses in _address_forms(offsets, base):
+        if not bool((addresses[1:] >= addresses[:-1]).all()):
+            continue
+        end = find("_end") or int(addresses[-1])
+        table_form = Kallsyms(addresses, end, markers, names or 0, tokens, target.reader)
+        if known is None:
+            return table_form
+        found = table_form.lookup(int(known, 16))
+        # Which form this kernel has is a macro; the table must know the one address that VMCOREINFO names.
+        if found is not None and found[1] == 0:
+            return table_form
+    return None
+
+
+def _address_forms(offsets: I64, base: int) -> list[U64]:
+    """The meanings that ``kallsyms_sym_address()`` gave the offsets."""
+    relative = (offsets & 0xFFFFFFFF).astype(np.uint64) + np.uint64(base)
+    # CONFIG_KALLSYMS_ABSOLUTE_PERCPU (x86 up to 6.14): negative ones count down from the base, and the
+    # others are absolute, per-CPU offsets.
+    percpu = np.where(
+        offsets >= 0, offsets.astype(np.uint64), np.uint64(base) + (-1 - offsets).astype(np.uint64)
+    )
+    return [percpu, relative]
+
+
+def _token(table: U8, start: int) -> bytes:
+    end = start
+    while end < len(table) and table[end]:
+        end += 1
+    return table[start:end].tobytes()
+
+
+def _column(reader: Reader, address: int | None, count: int, dtype: str) -> np.ndarray:
+    return reader.read(address or 0, count * np.dtype(dtype).itemsize).data.view(dtype)
+
+
+class _Finder:
+    """Addresses of kallsyms' own variables: VMCOREINFO names most, the ELF symbol table the rest."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+
+    def __call__(self, name: str) -> int | None:
+        known = self._target.vmcoreinfo.get(f"SYMBOL({name})")
+        try:
+            return int(known, 16) if known else self._target.prog.symbol(name).address
+        except (LookupError, ValueError):
+            return None
+
+
+class Symbols:
+    """Addresses to text, each looked up once."""
+
+    def __init__(self, prog: Program, kallsyms: Kallsyms | None) -> None:
+        self._prog = prog
+        self._kallsyms = kallsyms
+        self._texts: dict[int, str] = {}
+
+    def text(self, address: int) -> str:
+        """``name+0xoffset/0xsize`` as ``%pS`` prints it, with ``[module]``; a bare address if unknown."""
+        found = self._texts.get(address)
+        if found is None:
+            found = self._texts[address] = self._lookup(address)
+        return found
+
+    def _lookup(self, address: int) -> str:
+        if self._kallsyms is not None:
+            found = self._kallsyms.lookup(address)
+            if found is not None:
+                name, offset, size = found
+                return f"{name}+{offset:#x}/{size:#x}"
+        try:
+            symbol = self._prog.symbol(address)
+        except LookupError:
+            return f"{address:#x}"
+        module = ""
+        try:
+            owner = self._prog.module(address)
+            if owner != self._prog.main_module():
+                module = f" [{printable(owner.name.encode())}]"
+        except LookupError:
+            pass
+        name = printable(symbol.name.encode("utf-8", "surrogateescape"))
+        return f"{name}+{address - symbol.address:#x}/{symbol.size:#x}{module}"

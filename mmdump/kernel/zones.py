@@ -1,0 +1,111 @@
+"""Nodes and zones: their names and extents, and where page->flags keeps their numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from drgn import FaultError
+
+from mmdump.kernel.arrays import I64, U8, U64
+from mmdump.kernel.layout import c_string, enumerators
+
+if TYPE_CHECKING:
+    from drgn import Program
+
+__all__ = ["Zone", "ZoneBits", "read_zone_bits", "read_zones"]
+
+
+@dataclass(frozen=True)
+class Zone:
+    """A populated zone of a node.
+
+    :param node: Node number.
+    :param index: Index among the node's zones, ``enum zone_type``.
+    :param start_pfn: First PFN it spans.
+    :param spanned: Pages it spans, holes included.
+    :param present: Pages that exist.
+    """
+
+    node: int
+    index: int
+    name: str
+    start_pfn: int
+    spanned: int
+    present: int
+
+
+@dataclass(frozen=True)
+class ZoneBits:
+    """Where page->flags keeps zone and node, ``ZONES_PGSHIFT`` and ``NODES_PGSHIFT`` (macros, not in DWARF).
+
+    The flags word is, from the top: section (not with a virtual memory map), node, zone, then the rest.
+    """
+
+    zone_shift: int
+    zone_mask: int
+    node_shift: int
+    node_mask: int
+
+    def zone(self, flags: U64) -> U8:
+        """Zone indices of an array of flags words."""
+        return ((flags >> np.uint64(self.zone_shift)) & np.uint64(self.zone_mask)).astype(np.uint8)
+
+    def node(self, flags: U64) -> I64:
+        """Node numbers of an array of flags words."""
+        if not self.node_mask:
+            return np.zeros(len(flags), np.int64)
+        return ((flags >> np.uint64(self.node_shift)) & np.uint64(self.node_mask)).astype(np.int64)
+
+
+def read_zone_bits(prog: Program) -> ZoneBits:
+    """Work out the widths as ``include/linux/page-flags-layout.h`` does."""
+    zones = enumerators(prog, "enum zone_type").get("__MAX_NR_ZONES", 4)
+    zone_width = (zones - 1).bit_length()
+    try:
+        # LENGTH(node_data) is MAX_NUMNODES, 1 << NODES_SHIFT; without NUMA there is no node_data.
+        nodes = prog["node_data"].type_.length or 1
+    except LookupError:
+        nodes = 1
+    node_width = (nodes - 1).bit_length()
+    return ZoneBits(
+        zone_shift=64 - node_width - zone_width,
+        zone_mask=(1 << zone_width) - 1,
+        node_shift=64 - node_width,
+        node_mask=(1 << node_width) - 1,
+    )
+
+
+def read_zones(prog: Program) -> list[Zone]:
+    """The populated zones of all online nodes, in order of node and zone.
+
+    Zones whose ``struct zone`` is not in the dump are left out.
+    """
+    from drgn.helpers.linux.mmzone import for_each_online_pgdat
+
+    zones = []
+    for node in for_each_online_pgdat(prog):
+        try:
+            number = node.node_id.value_()
+            count = min(node.nr_zones.value_(), node.node_zones.type_.length or 0)
+        except FaultError:
+            continue
+        for index in range(count):
+            zone = node.node_zones[index]
+            try:
+                present = zone.present_pages.value_()
+                if present:
+                    zones.append(
+                        Zone(
+                            number,
+                            index,
+                            c_string(zone.name),
+                            zone.zone_start_pfn.value_(),
+                            zone.spanned_pages.value_(),
+                            present,
+                        )
+                    )
+            except FaultError:
+                continue
+    return zones
