@@ -1,0 +1,112 @@
+"""``mmdump page-owner``: allocated pages by call chain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from mmdump.analysis import Analysis, Need, Parts
+from mmdump.result import Column, Finding, Kind, Result, Schema, Severity, Table
+from mmdump_page_owner.record import Owners, read_owners, why_no_owner
+from mmdump_page_owner.stacks import stack_table
+
+if TYPE_CHECKING:
+    from mmdump.kernel import Kernel
+    from mmdump.kernel.page import PageRange
+
+__all__ = ["PageOwner"]
+
+GROUPS = Schema(
+    "groups",
+    (
+        Column("pages", Kind.COUNT, "pages allocated by this chain and not freed"),
+        Column("bytes", Kind.BYTES, "the same in bytes"),
+        Column("allocations", Kind.COUNT, "how many allocations they are"),
+        Column("oldest_ts_nsec", Kind.NSEC, "when the oldest was made"),
+        Column("newest_ts_nsec", Kind.NSEC, "when the newest was made"),
+        Column("stack_id", Kind.ID, "stack depot handle"),
+        Column("frames", Kind.TEXT, "call chain, innermost first"),
+    ),
+    "Allocated pages by call chain",
+)
+
+
+@dataclass(frozen=True)
+class PageOwner(Analysis):
+    """Pages that are allocated, by the call chain that allocated them."""
+
+    name = "page-owner"
+    summary = "allocated pages by call chain"
+    needs = (Need(why_no_owner),)
+    page_ext = ("page_owner",)
+
+    def start(self, kernel: Kernel) -> Owners | None:
+        """What decoding the records needs."""
+        return read_owners(kernel)
+
+    def scan(self, pages: PageRange, state: Owners) -> Parts:
+        """Sums for each stack of the range."""
+        if pages.ext is None:
+            return {}
+        allocated = state.allocated(pages)
+        garbage = state.garbage(pages, allocated)
+        good = allocated & ~garbage
+        first = state.first_pages(pages, good)
+        record = pages.ext["page_owner"]
+        rows = np.flatnonzero(good)
+        ts = record["ts_nsec"][rows] if "ts_nsec" in (record.dtype.names or ()) else np.zeros(len(rows))
+        frame = pl.DataFrame(
+            {
+                "stack_id": record["handle"][rows].astype(np.int64) & state.handle_mask,
+                "pages": np.ones(len(rows), np.int64),
+                "allocations": first[rows].astype(np.int64),
+                "oldest_ts_nsec": ts.astype(np.uint64),
+                "newest_ts_nsec": ts.astype(np.uint64),
+            }
+        )
+        bad = pl.DataFrame({"garbage": [int(garbage.sum())]})
+        return {"stacks": self.fold("stacks", frame), "garbage": bad}
+
+    def fold(self, part: str, frame: pl.DataFrame) -> pl.DataFrame:
+        """Sum by stack."""
+        if part == "garbage":
+            return frame.sum()
+        return frame.group_by("stack_id").agg(
+            pl.col("pages").sum(),
+            pl.col("allocations").sum(),
+            pl.col("oldest_ts_nsec").min(),
+            pl.col("newest_ts_nsec").max(),
+        )
+
+    def finish(self, kernel: Kernel, state: Owners, parts: Parts) -> Result:  # noqa: ARG002
+        """Stacks with most memory first."""
+        page_size = kernel.target.page_size
+        groups = parts["stacks"].with_columns((pl.col("pages") * page_size).alias("bytes"))
+        stacks, notes = stack_table(kernel, groups["stack_id"].to_list())
+        groups = groups.join(stacks.frame.select("stack_id", "frames"), on="stack_id", how="left")
+        groups = groups.sort(["pages", "stack_id"], descending=[True, False]).select(GROUPS.names)
+        pages, garbage = int(groups["pages"].sum()), int(parts["garbage"]["garbage"].sum())
+        findings = []
+        if garbage:
+            findings.append(
+                Finding(
+                    "page-owner-garbage",
+                    Severity.WARNING,
+                    f"{garbage} pages have a page_owner record of an impossible order; they are not counted.",
+                )
+            )
+        return Result(
+            self.name,
+            summary=[
+                f"{pages} allocated pages ({pages * page_size / (1 << 20):.1f} MiB) "
+                f"by {len(groups)} call chains, in {int(groups['allocations'].sum())} allocations"
+            ],
+            tables={"groups": Table(GROUPS, groups), "stacks": stacks},
+            primary="groups",
+            text_tables=["groups"],
+            findings=findings,
+            notes=notes,
+        )

@@ -1,0 +1,178 @@
+"""struct page_owner: the record of each page's allocation, and which pages have one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from mmdump.kernel.arrays import I64, Bools, text_series
+from mmdump.kernel.page_ext import PageExtClient
+from mmdump.result import Column, Kind
+
+if TYPE_CHECKING:
+    from mmdump.kernel import Kernel
+    from mmdump.kernel.names import FlagNames
+    from mmdump.kernel.page import PageRange
+
+__all__ = ["OWNER_COLUMNS", "PAGE_OWNER", "Owners", "no_owners", "read_owners", "why_no_owner"]
+
+PAGE_OWNER = PageExtClient(
+    "page_owner",
+    ops="page_owner_ops",
+    struct="struct page_owner",
+    enabled="page_owner_inited",
+    members={
+        "order": ("order",),
+        "last_migrate_reason": ("last_migrate_reason",),
+        "gfp_mask": ("gfp_mask",),
+        "handle": ("handle",),
+        "free_handle": ("free_handle",),  # 5.4
+        "ts_nsec": ("ts_nsec",),  # 5.11
+        "free_ts_nsec": ("free_ts_nsec",),  # 5.13
+        "comm": ("comm",),  # 5.18
+        "pid": ("pid",),  # 5.11
+        "tgid": ("tgid",),  # 5.18
+        "free_pid": ("free_pid",),  # 6.8
+        "free_tgid": ("free_tgid",),  # 6.8
+    },
+    optional=(
+        "free_handle",
+        "ts_nsec",
+        "free_ts_nsec",
+        "comm",
+        "pid",
+        "tgid",
+        "free_pid",
+        "free_tgid",
+    ),
+    flags=("PAGE_EXT_OWNER", "PAGE_EXT_OWNER_ALLOCATED"),
+)
+
+#: The columns of :meth:`Owners.frame`.
+OWNER_COLUMNS = (
+    Column("owner_pid", Kind.ID, "PID of the task that allocated the page"),
+    Column("owner_tgid", Kind.ID, "its thread group"),
+    Column("owner_comm", Kind.TEXT, "its name at that time"),
+    Column("owner_ts_nsec", Kind.NSEC, "when the page was allocated"),
+    Column("owner_order", Kind.ID, "order of the allocation"),
+    Column("owner_gfp_mask", Kind.BITS, "gfp_mask it was allocated with"),
+    Column("owner_gfp_flags", Kind.TEXT, "names of its bits"),
+    Column("stack_id", Kind.ID, "stack depot handle of the allocation's call chain"),
+)
+
+
+def why_no_owner(kernel: Kernel) -> str | None:
+    """Why pages of this kernel have no owners, in one sentence; None when they have."""
+    layout = kernel.page_ext
+    state = layout.client(PAGE_OWNER.name)
+    if not layout.built:
+        return "this kernel was built without page_ext (CONFIG_PAGE_EXTENSION)"
+    if state is None or not state.built:
+        return "this kernel was built without page_owner (CONFIG_PAGE_OWNER)"
+    if not state.enabled:
+        return "page_owner was built in but is off: boot with page_owner=on"
+    if not layout.enabled(PAGE_OWNER.name):
+        return "page_owner is on, but page_ext's size in this dump is garbage"
+    return None
+
+
+@dataclass(frozen=True)
+class Owners:
+    """Reads the records of a range of pages. Plain data.
+
+    :param max_order: Records of a larger order are garbage.
+    :param handle_mask: The bits of a handle that name a stack.
+    """
+
+    gfp_names: FlagNames
+    max_order: int
+    handle_mask: int
+
+    def allocated(self, pages: PageRange) -> Bools:
+        """Pages that are allocated now and have a record, every page of a block.
+
+        5.4 and newer keep the record of a freed page, and tell allocated ones by a flag of their own.
+        """
+        assert pages.ext is not None
+        flagged = pages.ext.has_flag("PAGE_EXT_OWNER") & pages.ext.has_flag("PAGE_EXT_OWNER_ALLOCATED")
+        return flagged & (pages.ext["page_owner"]["handle"] != 0)
+
+    def garbage(self, pages: PageRange, allocated: Bools) -> Bools:
+        """Records that cannot be true: of an order that no allocation has."""
+        assert pages.ext is not None
+        return allocated & (pages.ext["page_owner"]["order"] > self.max_order)
+
+    def first_pages(self, pages: PageRange, allocated: Bools) -> Bools:
+        """Of those, the first page of each allocation: what ``/sys/kernel/debug/page_owner`` lists."""
+        assert pages.ext is not None
+        order = np.minimum(pages.ext["page_owner"]["order"], 62).astype(np.int64)
+        return allocated & ((pages.pfn & (np.left_shift(1, order) - 1)) == 0)
+
+    def frame(self, pages: PageRange, rows: I64) -> pl.DataFrame:
+        """The owners of some rows, :data:`OWNER_COLUMNS`; null where a page has none now.
+
+        A member that this kernel's record lacks is null throughout.
+        """
+        if pages.ext is None:
+            return no_owners(len(rows))
+        known = self.allocated(pages)[rows] & (pages.ext["page_owner"]["order"][rows] <= self.max_order)
+        record = pages.ext["page_owner"][rows]
+        have = record.dtype.names or ()
+
+        # Members that this kernel's record lacks stay null.
+        columns: dict[str, pl.Series] = {
+            "owner_order": pl.Series(np.ascontiguousarray(record["order"])),
+            "owner_gfp_mask": pl.Series(np.ascontiguousarray(record["gfp_mask"])),
+            "owner_gfp_flags": self.gfp_names.series(record["gfp_mask"]),
+            "stack_id": pl.Series((record["handle"] & self.handle_mask).astype(np.int64)),
+        }
+        for name in ("pid", "tgid", "ts_nsec"):
+            if name in (record.dtype.names or ()):
+                columns[f"owner_{name}"] = pl.Series(np.ascontiguousarray(record[name]))
+        if "comm" in (record.dtype.names or ()):
+            columns["owner_comm"] = text_series(record["comm"])
+        frame = no_owners(len(rows)).with_columns(
+            column.cast(_OWNER_TYPES[name]).alias(name) for name, column in columns.items()
+        )
+        return frame if known.all() else _blank(frame, ~known)
+
+
+#: Types of :data:`OWNER_COLUMNS`.
+_OWNER_TYPES: dict[str, pl.DataType] = {
+    "owner_pid": pl.Int64(),
+    "owner_tgid": pl.Int64(),
+    "owner_comm": pl.String(),
+    "owner_ts_nsec": pl.UInt64(),
+    "owner_order": pl.Int64(),
+    "owner_gfp_mask": pl.UInt64(),
+    "owner_gfp_flags": pl.List(pl.String),
+    "stack_id": pl.Int64(),
+}
+
+
+def no_owners(rows: int) -> pl.DataFrame:
+    """As many rows of :data:`OWNER_COLUMNS` without a value, for kernels without page_owner."""
+    return pl.DataFrame(schema=_OWNER_TYPES).clear(rows)
+
+
+def _blank(frame: pl.DataFrame, rows: Bools) -> pl.DataFrame:
+    """The frame with nulls in these rows."""
+    keep = pl.Series(~rows)
+    return frame.with_columns(
+        pl.when(keep).then(pl.col(name)).otherwise(None).alias(name) for name in frame.columns
+    )
+
+
+def read_owners(kernel: Kernel) -> Owners | None:
+    """What reading the records of this kernel needs; None when it has none (see :func:`why_no_owner`)."""
+    if why_no_owner(kernel) is not None:
+        return None
+    depot = kernel.stack_depot
+    return Owners(
+        gfp_names=kernel.gfp_names,
+        max_order=kernel.page_layout.max_buddy_order,
+        handle_mask=depot.layout.mask if depot is not None else 0xFFFFFFFF,
+    )

@@ -1,0 +1,102 @@
+"""Which folios are held, and by what evidence: the heart of ``mmdump pinned``, per range of pages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmdump.kernel.references import FolioBatches, ReferenceAccount, account_references
+from mmdump_page_pinner.marks import marked
+
+if TYPE_CHECKING:
+    from mmdump.kernel.arrays import I64, U8, Bools
+    from mmdump.kernel.page import PageRange
+
+__all__ = ["EVIDENCE", "EXCESS", "FOLL_PIN", "PINNER", "Held", "find_held"]
+
+#: Bits of an evidence code, and their names in the order of those bits.
+PINNER, FOLL_PIN, EXCESS = 1, 2, 4
+EVIDENCE = ("page_pinner", "foll_pin", "excess")
+
+
+@dataclass(frozen=True)
+class Held:
+    """Pages of a range with a mark, or folios with a reference too many.
+
+    Arrays have one value per row of the answer; a folio's own row comes before those of its marked tails.
+
+    :param rows: Row numbers within the range, ascending, int64.
+    :param heads: Row number of each page's head.
+    :param evidence: Bits of :data:`PINNER` and so on for that page.
+    :param folio_evidence: The same for its whole folio.
+    :param held: Whether something holds the folio now.
+    :param counted: The row that stands for its folio when folios are counted.
+    :param account: The references of each row's folio.
+    """
+
+    rows: I64
+    heads: I64
+    evidence: U8
+    folio_evidence: U8
+    held: Bools
+    counted: Bools
+    account: ReferenceAccount
+
+
+def find_held(pages: PageRange, batches: FolioBatches) -> Held:
+    """Find what is held in a range of pages."""
+    marks = np.flatnonzero(marked(pages.ext) & pages.readable) if pages.ext is not None else _NONE
+    candidates = _candidates(pages)
+    judged = account_references(pages, candidates, batches)
+    foll_pin, excess = judged.pincount > 0, judged.excess > 0
+    suspects = candidates[foll_pin | excess]
+
+    # A marked tail is a row of its own, and so is the head of its folio when that is held.
+    rows = np.union1d(suspects, marks)
+    heads = pages.head_pfn[rows] - pages.start
+    # The head of a gigantic page may lie in a range before: such a tail is judged by itself.
+    heads = np.where(heads >= 0, heads, rows)
+    own = np.zeros(len(pages), np.uint8)
+    own[marks] = PINNER
+    folio = np.zeros(len(pages), np.uint8)
+    folio[candidates] = foll_pin * np.uint8(FOLL_PIN) | excess * np.uint8(EXCESS)
+    held = folio[heads] != 0
+    evidence = own[rows] | folio[heads]
+    np.bitwise_or.at(folio, heads, own[rows])
+
+    _, first = np.unique(heads, return_index=True)
+    counted = np.zeros(len(rows), bool)
+    counted[first] = True
+    return Held(
+        rows=rows,
+        heads=heads,
+        evidence=evidence,
+        folio_evidence=folio[heads],
+        held=held,
+        counted=counted,
+        account=account_references(pages, heads, batches),
+    )
+
+
+_NONE = np.empty(0, np.int64)
+
+
+def _candidates(pages: PageRange) -> I64:
+    """Folios that are user memory in use: what the kernel itself owns is not pinned, it is just in use.
+
+    That is what has a mapping, or is on the LRU, or is mapped by a process (such as a driver's buffer).
+    Movable pages of drivers migrate by callbacks of their own.
+    """
+    used = (pages.refcount != 0) & pages.readable & ~pages.is_tail
+    used &= ~pages.is_typed | pages.is_type("hugetlb")
+    used &= ~pages.has_flag("PG_reserved")
+    user = (pages.mapping & np.uint64(3)) != 2
+    user &= pages.mapping != 0
+    user |= pages.has_flag("PG_lru")
+    user |= (pages.raw_mapcount >= 0) | pages.is_head
+    rows = np.flatnonzero(used & user)
+    # A large folio keeps its mapcount elsewhere.
+    sure = (pages.mapping[rows] != 0) | pages.has_flag("PG_lru")[rows] | (pages.folio_mapcount(rows) > 0)
+    return rows[sure]

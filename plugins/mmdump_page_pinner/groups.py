@@ -1,0 +1,144 @@
+"""Held folios summed by evidence, then owner, then call chain.
+
+Grouping by call chain first would say nothing: pinned pages share their page-fault stack with all others.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+from mmdump.result import Column, Finding, Kind, Schema, Severity, Table
+from mmdump_page_pinner.evidence import EVIDENCE, FOLL_PIN
+
+__all__ = ["GROUPS", "fold_groups", "group_table", "groups_of", "headline", "released"]
+
+GROUPS = Schema(
+    "groups",
+    (
+        Column("evidence", Kind.TEXT, "what says that the folios are held"),
+        Column("owner", Kind.TEXT, "name and PID of the task that allocated them"),
+        Column("folios", Kind.COUNT, "how many folios"),
+        Column("order", Kind.ID, "order of the folios"),
+        Column("cma", Kind.TEXT, "CMA area they lie in"),
+        Column("stack_id", Kind.ID, "call chain that allocated them"),
+        Column("state", Kind.TEXT, "held or released"),
+        Column("owner_comm", Kind.TEXT, "name of the task that allocated them", in_text=False),
+        Column("owner_pid", Kind.ID, "its PID", in_text=False),
+        Column("owner_tgid", Kind.ID, "its thread group", in_text=False),
+        Column("pages", Kind.COUNT, "rows of table pages", in_text=False),
+        Column("first_pfn", Kind.PFN, "the first of them", in_text=False),
+    ),
+    "",
+)
+
+_KEYS = ("folio_evidence", "state", "order", "cma_area", "owner_comm", "owner_pid", "owner_tgid", "stack_id")
+#: Groups kept apart at most; garbage in a damaged dump could make each page one of its own.
+_MAX_GROUPS = 1 << 16
+#: Owners that the headline names.
+_NAMED = 4
+
+
+def groups_of(rows: pl.DataFrame) -> pl.DataFrame:
+    """Sum the rows of a range; see :func:`fold_groups` for the columns."""
+    # A folio's tails may have records of their own: the row that stands for the folio speaks for it.
+    return (
+        rows.group_by(_KEYS)
+        .agg(
+            pl.col("counted").sum().cast(pl.Int64).alias("folios"),
+            pl.len().cast(pl.Int64).alias("pages"),
+            pl.col("pfn").min().alias("first_pfn"),
+        )
+        .pipe(_limit)
+    )
+
+
+def fold_groups(groups: pl.DataFrame) -> pl.DataFrame:
+    """Sum groups of several ranges."""
+    return (
+        groups.group_by(_KEYS)
+        .agg(pl.col("folios").sum(), pl.col("pages").sum(), pl.col("first_pfn").min())
+        .pipe(_limit)
+    )
+
+
+def _limit(groups: pl.DataFrame) -> pl.DataFrame:
+    """Lump the smallest groups together by evidence when there are too many to keep."""
+    if len(groups) <= _MAX_GROUPS:
+        return groups
+    groups = groups.sort("folios", "first_pfn", descending=[True, False])
+    kept, rest = groups.head(_MAX_GROUPS // 2), groups.tail(-(_MAX_GROUPS // 2))
+    lumped = rest.with_columns(
+        pl.lit(None).cast(rest.schema[name]).alias(name)
+        for name in ("owner_comm", "owner_pid", "owner_tgid", "stack_id")
+    )
+    return pl.concat([kept, fold_groups(lumped)])
+
+
+def group_table(groups: pl.DataFrame) -> Table:
+    """The groups that are held, largest first, and after them those that were released."""
+    lists = pl.Series(
+        [
+            [name for bit, name in enumerate(EVIDENCE) if code >> bit & 1]
+            for code in range(1 << len(EVIDENCE))
+        ],
+        dtype=pl.List(pl.String),
+    )
+    groups = groups.sort(["state", "folios", "first_pfn"], descending=[False, True, False], nulls_last=True)
+    groups = groups.with_columns(
+        lists.gather(groups["folio_evidence"]).alias("evidence"),
+        _owner().alias("owner"),
+        pl.col("cma_area").alias("cma"),
+    )
+    return Table(GROUPS, groups.select(GROUPS.names))
+
+
+def _owner() -> pl.Expr:
+    """``comm pid``, as far as they are known."""
+    return pl.concat_str(
+        "owner_comm", pl.col("owner_pid").cast(pl.String), separator=" ", ignore_nulls=True
+    ).replace("", None)
+
+
+def headline(groups: pl.DataFrame) -> str:
+    """How many folios are held, by what and whose: one sentence."""
+    held = groups.filter(pl.col("state") == "held")
+    total = int(held["folios"].sum())
+    if not total:
+        return "No page is held by anything that mmdump can see."
+    pinned = (pl.col("folio_evidence") & FOLL_PIN) != 0
+    by_owner = (
+        held.with_columns(
+            cause=pl.when(pinned).then(pl.lit("FOLL_PIN")).otherwise(pl.lit("unexplained references")),
+            large=pl.col("order") > 0,
+            owner=_owner().fill_null("owner unknown"),
+        )
+        .group_by("cause", "large", "owner")
+        .agg(pl.col("folios").sum(), pl.col("first_pfn").min())
+        .filter(pl.col("folios") > 0)
+        .sort(["cause", "folios", "first_pfn"], descending=[False, True, False])
+    )
+    parts = [
+        f"{row['folios']} {_large(row['folios']) if row['large'] else ''}by {row['cause']} ({row['owner']})"
+        for row in by_owner.head(_NAMED).iter_rows(named=True)
+    ]
+    rest = int(by_owner.tail(-_NAMED)["folios"].sum()) if len(by_owner) > _NAMED else 0
+    if rest:
+        parts.append(f"{rest} by others")
+    return f"{total} folio{'s' if total != 1 else ''} held: {', '.join(parts)}"
+
+
+def _large(count: int) -> str:
+    return "large folio " if count == 1 else "large folios "
+
+
+def released(groups: pl.DataFrame) -> list[Finding]:
+    """How many marked pages nothing holds any more."""
+    count = int(groups.filter(pl.col("state") == "released")["pages"].sum())
+    if not count:
+        return []
+    words = (
+        "more was marked by the page pinner and is"
+        if count == 1
+        else "more were marked by the page pinner and are"
+    )
+    return [Finding("released", Severity.NOTE, f"{count} {words} released.", "pages", "state = 'released'")]

@@ -1,0 +1,51 @@
+"""The page pinner's flag in page_ext (mm/page_pinner.c of the RFC)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mmdump.kernel.page_ext import PageExtClient
+
+if TYPE_CHECKING:
+    from mmdump.kernel import Kernel
+    from mmdump.kernel.arrays import Bools
+    from mmdump.kernel.page_ext import PageExtRange
+
+__all__ = ["CLIENTS", "PAGE_PINNER", "marked", "why_no_marks"]
+
+PAGE_PINNER = PageExtClient(
+    "page_pinner", ops="page_pinner_ops", enabled="page_pinner_inited", flags=("PAGE_EXT_PINNER",)
+)
+
+#: The RFC's second version renamed everything, and marks pages for every failed migration.
+PAGE_PIN_OWNER = PageExtClient(
+    "page_pin_owner",
+    ops="page_pin_owner_ops",
+    enabled="page_pin_owner_inited",
+    flags=("PAGE_EXT_PIN_OWNER",),
+)
+
+CLIENTS = (PAGE_PINNER, PAGE_PIN_OWNER)
+
+
+def marked(ext: PageExtRange) -> Bools:
+    """Pages that the page pinner has marked.
+
+    Its clearing loop stops at the first page without the mark, so a page in the middle of a freed block may
+    keep one that means nothing any more: only references tell whether a page is held.
+    """
+    found = ext.has_flag("PAGE_EXT_PINNER")
+    if "PAGE_EXT_PIN_OWNER" in ext.layout.flags:
+        found |= ext.has_flag("PAGE_EXT_PIN_OWNER")
+    return found
+
+
+def why_no_marks(kernel: Kernel) -> str | None:
+    """Why this kernel marks no pages, in one sentence; None when it does."""
+    states = [kernel.page_ext.client(client.name) for client in CLIENTS]
+    built = [state for state in states if state is not None and state.built]
+    if not built:
+        return "this kernel has no page pinner (mainline never got it)"
+    if not any(state.enabled for state in built):
+        return "the page pinner was built in but is off: boot with page_pinner=on"
+    return None
