@@ -1,0 +1,5 @@
+"""``python -m mmdump``."""
+
+from mmdump.cli import entry
+
+entry()

@@ -1,0 +1,352 @@
+"""The command line: commands are built from analyses, errors become sentences and exit statuses."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mmdump import __version__
+from mmdump.errors import ExitStatus, MmdumpError, UsageError
+
+if TYPE_CHECKING:
+    from mmdump.analysis import Analysis
+    from mmdump.kernel import Kernel
+    from mmdump.plugins import Plugins
+    from mmdump.render import Renderer
+    from mmdump.result import Result
+    from mmdump.scan import Progress
+
+__all__ = ["main"]
+
+
+class _Context:
+    """What all commands share: the plugins, loaded when first needed."""
+
+    def __init__(self, files: Sequence[str], disabled: Sequence[str], debug: bool) -> None:
+        self.files = files
+        self.disabled = disabled
+        self.debug = debug
+        self._plugins: Plugins | None = None
+
+    @property
+    def plugins(self) -> Plugins:
+        if self._plugins is None:
+            from mmdump.plugins import load_plugins
+
+            self._plugins = load_plugins(self.files, self.disabled)
+        return self._plugins
+
+    def plugin_failures(self) -> list[str]:
+        """One sentence for each plugin that failed so far."""
+        if self._plugins is None:
+            return []
+        return [f"plugin {each.name} ({each.source}) failed: {each.error}" for each in self._plugins.failed]
+
+
+class _Group(click.Group):
+    """The built-in commands, and one for each analysis of the plugins."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All command names, sorted."""
+        return sorted({*super().list_commands(ctx), *_context(ctx).plugins.analyses()})
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """A built-in command, or the one made from the analysis of that name."""
+        built_in = super().get_command(ctx, name)
+        if built_in is not None:
+            return built_in
+        analysis = _context(ctx).plugins.analyses().get(name)
+        return None if analysis is None else _analysis_command(analysis)
+
+
+def _context(ctx: click.Context) -> _Context:
+    if not isinstance(ctx.obj, _Context):
+        # Group options are parsed before commands are looked up, but their callback runs after.
+        ctx.obj = _Context(
+            ctx.params.get("plugin") or (),
+            ctx.params.get("disable_plugin") or (),
+            bool(ctx.params.get("debug")),
+        )
+    return ctx.obj
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="mmdump")
+@click.option("--plugin", multiple=True, metavar="[NAME=]FILE", is_eager=True, help="Load this plugin too.")
+@click.option(
+    "--disable-plugin",
+    multiple=True,
+    metavar="NAME",
+    is_eager=True,
+    help="Leave this plugin out; * leaves out all that do not come with mmdump.",
+)
+@click.option("--debug", is_flag=True, is_eager=True, help="Show tracebacks and drgn's log.")
+@click.pass_context
+def cli(ctx: click.Context, plugin: Sequence[str], disable_plugin: Sequence[str], debug: bool) -> None:  # noqa: ARG001
+    """Page-level analysis of Linux memory, from a vmcore or the live kernel.
+
+    Who owns a page, who pins it, how it is mapped: read from struct page, page_ext and the stack depot.
+    """
+    shared = _context(ctx)
+    logging.basicConfig(
+        level=logging.DEBUG if shared.debug else logging.CRITICAL, format="%(name)s: %(message)s"
+    )
+
+
+def _target_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for decorate in (
+        click.option("-q", "--quiet", is_flag=True, help="No progress on standard error."),
+        click.option(
+            "--force-symbols",
+            is_flag=True,
+            help="Use the debug info given with -s although its build ID is not the dump's.",
+        ),
+        click.option("--live", is_flag=True, help="Analyse the running kernel, by /proc/kcore."),
+        click.option(
+            "-s",
+            "--symbols",
+            multiple=True,
+            metavar="PATH",
+            help="The kernel's debug info (vmlinux), or a directory to look in. Otherwise it is looked for "
+            "beside the dump, in the standard places by build ID, and with debuginfod where that is set up.",
+        ),
+        click.argument("vmcore", required=False),
+    ):
+        command = decorate(command)
+    return command
+
+
+def _output_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for decorate in (
+        click.option(
+            "--limit", type=click.IntRange(min=0), metavar="N", help="Show at most N rows; 0 is all."
+        ),
+        click.option("--columns", metavar="NAMES", help="Columns to show, separated by commas."),
+        click.option("--sort", metavar="NAMES", help="Sort by these columns; -NAME is descending."),
+        click.option(
+            "--where",
+            metavar="EXPR",
+            help='Only rows for which this SQL condition holds, such as "order >= 9 AND pfn < 0x1be00".',
+        ),
+        click.option("--table", metavar="NAME", help="Only this table."),
+        click.option("--force", is_flag=True, help="Replace the output file if it exists."),
+        click.option("-o", "--output", metavar="FILE", help="Write to FILE; its suffix chooses the format."),
+        click.option("-f", "--format", "format_", metavar="FORMAT", help="text, json, jsonl or csv."),
+    ):
+        command = decorate(command)
+    return command
+
+
+def _analysis_command(analysis: type[Analysis]) -> click.Command:
+    """The command of an analysis; its options are the analysis' fields."""
+    from mmdump.analysis import options
+
+    @_target_options
+    @_output_options
+    @click.pass_context
+    def run(ctx: click.Context, /, **given: Any) -> None:
+        names = [name for name, *_ in options(analysis)]
+        chosen = analysis(**{name: given.pop(name) for name in names})
+        _run(ctx, partial(_scan, chosen), **given)
+
+    doc = (analysis.__doc__ or analysis.summary).strip()
+    command = click.command(analysis.name, help=doc, short_help=analysis.summary)(run)
+    for name, kind, default, described in options(analysis):
+        flag: dict[str, Any] = {"help": described.help, "default": default}
+        if kind is bool:
+            flag["is_flag"] = True
+        elif kind == tuple[str, ...]:
+            flag |= {"multiple": True, "metavar": described.metavar}
+        else:
+            flag |= {"type": int if kind in (int, int | None) else str, "metavar": described.metavar}
+        if described.optional_value is not None:
+            flag |= {"is_flag": False, "flag_value": described.optional_value}
+        command.params.append(click.Option([described.flag, name], **flag))
+    return command
+
+
+def _scan(
+    analysis: Analysis,
+    kernel: Kernel,
+    _plugins: Plugins,
+    sink: Renderer,
+    progress: Progress | None,
+) -> Result:
+    from mmdump.scan import run_one
+
+    return run_one(kernel, analysis, sink, progress)
+
+
+@cli.command("info", short_help="what is in this dump, and which analyses can run on it")
+@_target_options
+@_output_options
+@click.pass_context
+def _info_command(ctx: click.Context, /, **given: Any) -> None:
+    """Show what is in this dump, and which analyses can run on it."""
+    from mmdump.info import info
+
+    _run(ctx, lambda kernel, plugins, _sink, _progress: info(kernel, plugins), **given)
+
+
+@cli.command("plugins", short_help="what is loaded, from where, what failed")
+@_output_options
+@click.pass_context
+def _plugins_command(ctx: click.Context, /, **given: Any) -> None:
+    """Show which plugins were found, and what they contribute."""
+    from mmdump.plugins import plugin_table
+
+    shared = _context(ctx)
+    result = plugin_table(shared.plugins)
+    with _renderer(**given) as renderer:
+        renderer.finish(result)
+    ctx.exit(ExitStatus.INCOMPLETE if shared.plugins.failed else ExitStatus.DONE)
+
+
+def _run(
+    ctx: click.Context,
+    analyse: Callable[[Kernel, Plugins, Renderer, Progress | None], Result],
+    *,
+    vmcore: str | None,
+    symbols: Sequence[str],
+    live: bool,
+    force_symbols: bool,
+    quiet: bool,
+    **output: Any,
+) -> None:
+    """Open the target, analyse it, and write the result."""
+    from mmdump.kernel import Kernel
+    from mmdump.target import open_target
+
+    shared = _context(ctx)
+    if vmcore is None and not live:
+        raise UsageError("no vmcore was given", "Name a dump, or --live for the running kernel.")
+    if vmcore is not None and live:
+        raise UsageError("both a vmcore and --live were given", "Only one kernel at a time.")
+    with (
+        open_target(vmcore or "/proc/kcore", symbols=symbols, force=force_symbols, live=live) as target,
+        _renderer(**output) as renderer,
+        _progress(quiet) as progress,
+    ):
+        kernel = Kernel(target, shared.plugins.page_ext_clients())
+        result = analyse(kernel, shared.plugins, renderer, progress)
+        renderer.finish(result)
+    if result.incomplete or shared.plugins.failed:
+        ctx.exit(ExitStatus.INCOMPLETE)
+
+
+@contextlib.contextmanager
+def _renderer(
+    *,
+    format_: str | None,
+    output: str | None,
+    force: bool,
+    table: str | None,
+    where: str | None,
+    sort: str | None,
+    columns: str | None,
+    limit: int | None,
+) -> Iterator[Renderer]:
+    from mmdump.render import FORMATS, Query, RenderOptions, format_of, open_output, open_renderer
+
+    chosen = format_ or (format_of(output) if output else None) or "text"
+    if chosen not in FORMATS:
+        raise UsageError(f"there is no format {chosen}", f"Formats: {', '.join(FORMATS)}.")
+    terminal = output is None and sys.stdout.isatty()
+    width = None
+    if terminal:
+        import shutil
+
+        width = shutil.get_terminal_size().columns
+    options = RenderOptions(
+        query=Query.parse(where, sort, columns, limit),
+        table=table,
+        width=width,
+        color=terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb",
+    )
+    with open_output(output, force) as out:
+        yield open_renderer(chosen, out, options)
+
+
+@contextlib.contextmanager
+def _progress(quiet: bool) -> Iterator[Progress | None]:
+    """Progress on standard error, when that is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("pages"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("pages", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _explain(error: MmdumpError) -> None:
+    from mmdump.render import escape
+
+    click.echo(f"mmdump: {escape(error.message)}", err=True)
+    if error.hint:
+        click.echo(escape(error.hint), err=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    shared: _Context | None = None
+    try:
+        with cli.make_context("mmdump", words) as ctx:
+            shared = _context(ctx)
+            status = cli.invoke(ctx)
+            status = status if isinstance(status, int) else ExitStatus.DONE
+    except click.exceptions.Exit as done:
+        status = done.exit_code
+    except click.Abort:
+        click.echo("mmdump: interrupted", err=True)
+        status = 128 + signal.SIGINT
+    except click.ClickException as error:
+        error.show()
+        status = ExitStatus.USAGE
+    except MmdumpError as error:
+        if debug:
+            raise
+        _explain(error)
+        status = error.status
+    except KeyboardInterrupt:
+        click.echo("mmdump: interrupted", err=True)
+        status = 128 + signal.SIGINT
+    except BrokenPipeError:
+        # Whoever read our output has seen enough. Nothing must be flushed into the pipe at exit.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 128 + signal.SIGPIPE
+    except Exception as error:
+        if debug:
+            raise
+        _explain(
+            MmdumpError(
+                f"internal error: {type(error).__name__}: {error}",
+                "This is a bug in mmdump: run it again with --debug and report what it prints.",
+            )
+        )
+        status = ExitStatus.INTERNAL
+    for sentence in shared.plugin_failures() if shared is not None else ():
+        click.echo(f"mmdump: {sentence}", err=True)
+    return int(status)
+
+
+def entry() -> None:
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry()
