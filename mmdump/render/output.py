@@ -1,0 +1,100 @@
+"""Where output goes: standard output, or a file that appears only once it is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+from mmdump.errors import UsageError
+
+__all__ = ["open_output"]
+
+
+@contextmanager
+def open_output(path: str | os.PathLike[str] | None, force: bool = False) -> Iterator[BinaryIO]:
+    """Open the output for a ``with`` block.
+
+    A file is written beside its name and renamed when the block ends without an error, so that a reader
+    never sees half of it; else nothing remains. What exists and is no regular file (``/dev/null``, a pipe,
+    a terminal) is written directly. None and ``-`` are standard output, which stays open; when its reader
+    is gone :class:`BrokenPipeError` passes to the caller.
+
+    :param force: Replace an existing file, keeping its mode.
+    :raises UsageError: The file exists and may not be replaced, or cannot be made.
+    """
+    if path is None or os.fspath(path) == "-":
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    shown = os.fspath(path)
+    try:
+        mode = _mode(shown)
+        if mode is not None and stat.S_ISDIR(mode):
+            raise UsageError(f"{shown} is a directory.", "Name a file in it.")
+        if mode is not None and stat.S_ISREG(mode) and not force:
+            raise _exists(shown)
+        direct = mode is not None and not stat.S_ISREG(mode)
+        # Through a symbolic link, what it points to is replaced and not the link.
+        final = shown if direct else os.path.realpath(shown)
+        temporary = None if direct else _beside(final, mode)
+        file = open(temporary or final, "wb")  # noqa: SIM115 - closed below, before the rename
+    except OSError as error:
+        raise UsageError(f"{shown}: cannot write: {error.strerror or error}.") from error
+    if temporary is None:
+        with file:
+            yield file
+        return
+    try:
+        with file:
+            yield file
+        _publish(temporary, final, shown, force)
+    finally:
+        # Gone already if all went well.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def _mode(path: str) -> int | None:
+    try:
+        return os.stat(path).st_mode
+    except FileNotFoundError:
+        return None
+
+
+def _beside(final: str, mode: int | None) -> str:
+    """An empty file in the same folder, with the mode of the file it replaces or that of any new file."""
+    folder, name = os.path.split(final)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{name[:64]}.", suffix=".part", dir=folder)
+    with os.fdopen(descriptor, "wb"):
+        if mode is None:
+            mask = os.umask(0)
+            os.umask(mask)
+            mode = 0o666 & ~mask
+        os.chmod(temporary, stat.S_IMODE(mode))
+    return temporary
+
+
+def _publish(temporary: str, final: str, shown: str, force: bool) -> None:
+    if not force:
+        # An analysis takes minutes: a link fails if the name was taken meanwhile, a rename would not.
+        try:
+            os.link(temporary, final)
+        except FileExistsError:
+            raise _exists(shown) from None
+        except OSError:
+            # No hard links on this filesystem.
+            if _mode(final) is not None:
+                raise _exists(shown) from None
+        else:
+            return
+    os.replace(temporary, final)
+
+
+def _exists(shown: str) -> UsageError:
+    return UsageError(f"{shown} exists.", "Give another name, or --force to replace it.")

@@ -1,0 +1,156 @@
+"""Conditions split into tokens, of which only what is listed here is let through."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from mmdump.errors import UsageError
+from mmdump.result import Schema
+
+__all__ = ["Token", "cannot", "column_token", "columns_hint", "find_column", "tokenize"]
+
+_TOKEN = re.compile(
+    r"""\s*(?:
+      (?P<string>'(?:[^']|'')*')
+    | (?P<quoted>"(?:[^"]|"")+")
+    | (?P<number>(?:0[xX][0-9a-fA-F]+|\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)(?![\w.]))
+    | (?P<word>[^\W\d]\w*)
+    | (?P<symbol><=>|<>|!=|==|<=|>=|!~\*|!~|~\*|\|\||[-=<>+*/%&|~(),])
+    )""",
+    re.ASCII | re.VERBOSE,
+)
+
+#: Words that are part of the language. A column of exactly that name comes first. DISTINCT FROM is missing
+#: since sqlparser takes an AND after it for a part of its right side; ``<=>`` says the same.
+_KEYWORDS = frozenset(
+    {
+        *("AND", "BETWEEN", "CASE", "ELSE", "END", "FALSE", "ILIKE", "IN", "IS", "LIKE", "NOT", "NULL", "OR"),
+        *("REGEXP", "RLIKE", "THEN", "TRUE", "WHEN", "XOR"),
+    }
+)
+
+#: Functions of one row. No aggregate, no table function, nothing that reads or is random.
+_FUNCTIONS = frozenset(
+    {
+        *("ABS", "CEIL", "DIV", "FLOOR", "MOD", "ROUND"),
+        *("BIT_AND", "BIT_COUNT", "BIT_NOT", "BIT_OR", "BIT_XOR"),
+        *("ARRAY_CONTAINS", "ARRAY_GET", "ARRAY_LENGTH", "ARRAY_TO_STRING"),
+        *("COALESCE", "GREATEST", "IF", "IFNULL", "LEAST", "NULLIF"),
+        *("CONCAT", "ENDS_WITH", "LEFT", "LENGTH", "LOWER", "OCTET_LENGTH", "REGEXP_LIKE", "REPLACE"),
+        *("RIGHT", "STARTS_WITH", "STRPOS", "SUBSTR", "UPPER"),
+    }
+)
+
+#: sqlparser and polars recurse once per operator of a chain; far more than this overflows the C stack.
+_MAX_OPERATORS = 500
+
+
+def find_column(schema: Schema, name: str) -> str | None:
+    """The column of that name, in any case, since text shows headers in capitals; None when there is none."""
+    if name in schema.names:
+        return name
+    same = [each for each in schema.names if each.lower() == name.lower()]
+    return same[0] if len(same) == 1 else None
+
+
+@dataclass(frozen=True)
+class Token:
+    """A word of the condition.
+
+    :param kind: string, number, column, keyword, function or symbol.
+    :param text: As polars reads it.
+    :param value: That of a literal, or the name of a column.
+    """
+
+    kind: str
+    text: str
+    value: object = field(default=None)
+
+
+def tokenize(text: str, schema: Schema) -> list[Token]:
+    """The tokens of a condition on that table: every name is a column's, every function one of a row.
+
+    :raises UsageError: There is something else in it.
+    """
+    raw: list[tuple[str, str]] = []
+    end = len(text.rstrip())
+    at = 0
+    while at < end:
+        match = _TOKEN.match(text, at, end)
+        if match is None:
+            rest = text[at:end].lstrip()
+            what = "a text that is not closed" if rest[0] in "'\"" else f"unexpected {rest[:10]!r}"
+            raise cannot(text, what)
+        assert match.lastgroup is not None
+        raw.append((match.lastgroup, match[match.lastgroup]))
+        at = match.end()
+    if not raw:
+        raise cannot(text, "the condition is empty")
+    tokens = [
+        _token(text, schema, kind, word, raw[index + 1][1] == "(" if index + 1 < len(raw) else False)
+        for index, (kind, word) in enumerate(raw)
+    ]
+    for function, bracket, close in zip(tokens, tokens[1:], tokens[2:], strict=False):
+        if function.kind == "function" and bracket.text == "(" and close.text == ")":
+            # Besides making no sense, GREATEST() panics inside polars.
+            raise cannot(text, f"{function.text.lower()} of nothing")
+    operators = sum(token.kind in ("keyword", "symbol") and token.text not in ",()" for token in tokens)
+    if operators > _MAX_OPERATORS:
+        raise cannot(
+            text[:40] + "...", f"more than {_MAX_OPERATORS} operators", "Use IN for a list of values."
+        )
+    return tokens
+
+
+def _token(text: str, schema: Schema, kind: str, word: str, called: bool) -> Token:
+    if kind == "string":
+        return Token("string", word, word[1:-1].replace("''", "'"))
+    if kind == "number":
+        return _number(text, word)
+    if kind == "symbol":
+        return Token("symbol", "=" if word == "==" else word)
+    if kind == "quoted":
+        name = word[1:-1].replace('""', '"')
+        if name not in schema.names:
+            raise cannot(text, f"no column {name!r}", f"Text goes in single quotes. {columns_hint(schema)}")
+        return column_token(name)
+    upper = word.upper()
+    if word in schema.names and not (called and upper in _FUNCTIONS | _KEYWORDS):
+        return column_token(word)
+    if upper in _KEYWORDS:
+        return Token("keyword", upper)
+    if called:
+        if upper in _FUNCTIONS:
+            return Token("function", upper)
+        raise cannot(text, f"no function {word!r}", f"Functions: {', '.join(sorted(_FUNCTIONS)).lower()}.")
+    column = find_column(schema, word)
+    if column is None:
+        raise cannot(text, f"no column {word!r}")
+    return column_token(column)
+
+
+def column_token(name: str) -> Token:
+    """A column, quoted."""
+    return Token("column", '"' + name.replace('"', '""') + '"', name)
+
+
+def _number(text: str, word: str) -> Token:
+    base = 16 if word[:2] in ("0x", "0X") else 10
+    if base == 16 or word.isdigit():
+        # Python refuses to convert thousands of digits.
+        number = int(word, base) if len(word) <= 20 else 2**64
+        if number >= 2**64:
+            raise cannot(text, f"{word} does not fit in 64 bits")
+        return Token("number", str(number), number)
+    return Token("number", word, float(word))
+
+
+def cannot(text: str, reason: str, hint: str | None = None) -> UsageError:
+    """The error that says what is wrong with a condition."""
+    return UsageError(f"--where {text!r}: {reason}.", hint)
+
+
+def columns_hint(schema: Schema) -> str:
+    """What columns there are, as a hint."""
+    return f"Columns of {schema.name}: {', '.join(schema.names)}."

@@ -1,0 +1,62 @@
+"""One value as a person reads it. Only text does this; every other format keeps plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmdump.render.escape import escape
+from mmdump.result import Kind
+
+__all__ = ["bytes_text", "nsec_text", "value_text"]
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+
+
+def value_text(value: object, kind: Kind) -> str:
+    """The value, escaped; ``-`` when it is absent."""
+    if value is None:
+        return "-"
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return ", ".join(value_text(each, kind) for each in value) if value else "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return _integer(value, kind)
+    if isinstance(value, float):
+        return f"{value:,.1f}"
+    return escape(str(value))
+
+
+def _integer(value: int, kind: Kind) -> str:
+    if kind is Kind.BYTES:
+        return bytes_text(value)
+    if kind is Kind.NSEC:
+        return nsec_text(value)
+    if kind in (Kind.PFN, Kind.ADDRESS, Kind.BITS):
+        return f"{value:#x}"
+    if kind is Kind.COUNT:
+        return f"{value:,}"
+    if kind is Kind.BOOL:
+        return "yes" if value else "no"
+    return str(value)
+
+
+def bytes_text(size: int) -> str:
+    """A size in the largest unit that it fills: exact when that is a whole number, else to one decimal."""
+    if size < 0:
+        return f"-{bytes_text(-size)}"
+    power = min(max(size.bit_length() - 1, 0) // 10, len(_UNITS) - 1)
+    unit = 1 << 10 * power
+    if size % unit == 0:
+        return f"{size // unit} {_UNITS[power]}"
+    tenths = (size * 10 + unit // 2) // unit
+    if tenths >= 10240 and power + 1 < len(_UNITS):
+        return f"1.0 {_UNITS[power + 1]}"
+    return f"{tenths // 10}.{tenths % 10} {_UNITS[power]}"
+
+
+def nsec_text(nsec: int) -> str:
+    """Nanoseconds as seconds, cut to microseconds as printk does (kernel/printk/printk.c, print_time())."""
+    sign = "-" if nsec < 0 else ""
+    seconds, rest = divmod(abs(nsec), 10**9)
+    return f"{sign}{seconds}.{rest // 1000:06d} s"

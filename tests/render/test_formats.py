@@ -1,0 +1,49 @@
+"""Formats are found by name, and plugins can add theirs."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+
+import pytest
+
+from mmdump.errors import UsageError
+from mmdump.render import FORMATS, FormatSpec, Renderer, format_of, open_renderer, register
+from mmdump.render.jsonl import JsonlRenderer
+
+
+def test_every_format_opens_and_takes_rows() -> None:
+    for name, spec in FORMATS.items():
+        assert spec.name == name
+        assert isinstance(open_renderer(name, io.BytesIO()), Renderer)
+    assert {name for name, spec in FORMATS.items() if spec.one_table} == {"csv", "jsonl"}
+
+
+def test_an_unknown_format_is_a_usage_error_that_names_those_there_are() -> None:
+    with pytest.raises(UsageError) as raised:
+        open_renderer("yaml", io.BytesIO())
+    assert raised.value.hint == "Formats: text, json, jsonl, csv."
+
+
+def test_a_plugin_adds_a_format_but_cannot_take_one_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(FORMATS, "jsonl")
+    register(FormatSpec("ndjson", JsonlRenderer, one_table=True, suffixes=(".ndjson",)))
+    try:
+        assert format_of("a/b.NDJSON") == "ndjson"
+        with pytest.raises(ValueError, match="two formats named 'ndjson'"):
+            register(FormatSpec("ndjson", JsonlRenderer, one_table=True))
+    finally:
+        del FORMATS["ndjson"]
+
+
+def test_a_files_name_says_its_format() -> None:
+    assert format_of("pages.csv") == "csv"
+    assert format_of("pages.jsonl") == "jsonl"
+    assert format_of("report.pdf") is None
+    assert format_of("pages") is None
+
+
+def test_rich_is_not_loaded_until_text_needs_it() -> None:
+    code = "import sys, mmdump.render; sys.exit('rich' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,235 @@
+"""Conditions select rows, and nothing but a condition on a row is let through."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmdump.errors import UsageError
+from mmdump.render import Query
+from mmdump.result import Column, Kind, Schema, Table
+
+SCHEMA = Schema(
+    "pages",
+    (
+        Column("pfn", Kind.PFN),
+        Column("order", Kind.ID),
+        Column("comm"),
+        Column("evidence"),
+        Column("handles", Kind.ID),
+        Column("page", Kind.ADDRESS),
+        Column("end", Kind.BOOL),
+        Column("zone"),
+    ),
+)
+
+FRAME = pl.DataFrame(
+    {
+        "pfn": pl.Series([0x1BDFF, 0x1BE00, 0x1BE01, 0x1BE02], dtype=pl.UInt64),
+        "order": pl.Series([0, 9, 10, None], dtype=pl.Int8),
+        "comm": ["bash", "order 0x10", "it's", None],
+        "evidence": [["foll_pin"], ["page_pinner", "excess"], [], None],
+        "handles": pl.Series([[1, 2], [2, None], [], None], dtype=pl.List(pl.UInt32)),
+        "page": pl.Series([2**64 - 1, 0xFFFFEA0000000000, 1, None], dtype=pl.UInt64),
+        "end": [True, False, None, True],
+        "zone": pl.Series(["Normal", "DMA32", "Normal", None], dtype=pl.Enum(["DMA32", "Normal"])),
+    }
+)
+
+
+def rows(where: str) -> list[int]:
+    """The numbers of the rows that meet the condition."""
+    shown = Query(where).table(Table(SCHEMA, FRAME)).frame
+    return [pfn - 0x1BDFF for pfn in shown["pfn"].to_list()]
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ("order >= 9", [1, 2]),
+        ("ORDER >= 9", [1, 2]),
+        ('"order" == 9', [1]),
+        ("pfn >= 0x1be00", [1, 2, 3]),
+        ("pfn >= 0X1BE00 AND pfn < 0x1be02", [1, 2]),
+        ("pfn BETWEEN 0x1be00 and 0x1be01", [1, 2]),
+        ("pfn IN (0x1be00, 114178)", [1, 3]),
+        ("page >= 0xffffea0000000000", [0, 1]),
+        ("page = 0xffffffffffffffff", [0]),
+        ("comm = 'it''s'", [2]),
+        ("comm = 'order 0x10'", [1]),
+        ("comm LIKE 'b%'", [0]),
+        ("comm NOT LIKE 'b%'", [1, 2]),
+        ("comm ILIKE 'B_SH'", [0]),
+        ("comm ~ '^[bi]'", [0, 2]),
+        ("comm IN ('bash', 'x')", [0]),
+        ("comm IS NULL", [3]),
+        ("comm IS NOT NULL AND NOT (order = 0 OR order = 9)", [2]),
+        ("end", [0, 3]),
+        ("end = TRUE", [0, 3]),
+        ("NOT end", [1]),
+        ("end IS TRUE", [0, 3]),
+        ("end IS FALSE", [1]),
+        ("end IS NOT FALSE", [0, 2, 3]),
+        ("end IS NOT TRUE AND order = 10", [2]),
+        ("NOT end IS TRUE OR order = 0", [0, 1, 2]),
+        ("order > 5 IS NOT TRUE", [0, 3]),
+        ("order <=> NULL", [3]),
+        ("CASE WHEN order > 5 THEN end ELSE TRUE END", [0, 3]),
+        ("pfn & 1 = 1", [0, 2]),
+        ("length(comm) > 4", [1]),
+        ("zone = 'Normal'", [0, 2]),
+        ("zone LIKE 'DMA%'", [1]),
+        ("1 = 1", [0, 1, 2, 3]),
+        ("pfn --1 > 0x1be00", [1, 2, 3]),
+    ],
+)
+def test_a_condition_selects_the_rows_for_which_it_is_true(where: str, expected: list[int]) -> None:
+    assert rows(where) == expected
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ("evidence = 'foll_pin'", [0]),
+        ("evidence == 'foll_pin'", [0]),
+        ("'foll_pin' = evidence", [0]),
+        ("evidence != 'foll_pin'", [1, 2]),
+        ("evidence <> 'foll_pin'", [1, 2]),
+        ("NOT evidence = 'foll_pin'", [1, 2]),
+        ("'excess' IN evidence", [1]),
+        ("'excess' IN (evidence)", [1]),
+        ("'excess' NOT IN evidence", [0, 2]),
+        ("EVIDENCE IN ('excess', 'foll_pin')", [0, 1]),
+        ("evidence NOT IN ('excess', 'foll_pin')", [2]),
+        ("evidence LIKE 'page%'", [1]),
+        ("evidence NOT LIKE 'page%'", [0, 2]),
+        ("evidence LIKE '%.%'", []),
+        ("evidence ~ 'pin$'", [0]),
+        ("evidence !~ 'pin'", [2]),
+        ("array_contains(evidence, 'foll_pin')", [0]),
+        ("array_length(evidence) = 0", [2]),
+        ("evidence IS NULL", [3]),
+        ("evidence = 'foll_pin' OR (order = 9 AND evidence = 'excess')", [0, 1]),
+        ("handles = 2", [0, 1]),
+        ("handles = 0x1", [0]),
+        ("handles >= 2", [0, 1]),
+        ("2 IN handles AND handles != 1", [1]),
+    ],
+)
+def test_a_condition_on_a_list_asks_whether_any_element_meets_it(where: str, expected: list[int]) -> None:
+    assert rows(where) == expected
+
+
+@pytest.mark.parametrize(
+    ("where", "says"),
+    [
+        ("", "empty"),
+        ("nope = 1", "no column 'nope'"),
+        ('comm = "bash"', "no column 'bash'"),
+        ("pfn >=", "not a whole condition"),
+        ("pfn", "neither true nor false"),
+        ("NULL", "neither true nor false"),
+        ("comm > 3", "cannot compare string with numeric"),
+        ("comm = 'a", "not closed"),
+        ("comm ~ '('", "regular expression"),
+        ("evidence ~ '('", "regular expression"),
+        ("evidence = comm", "List"),
+        ("pfn = 0x1ffffffffffffffff", "64 bits"),
+        ("pfn = " + "9" * 5000, "64 bits"),
+        ("pfn = 12abc", "unexpected '12abc'"),
+        ("abs() = 1", "abs of nothing"),
+        # Not about one row.
+        ("count(pfn) > 1", "no function 'count'"),
+        ("pfn = max(pfn)", "no function 'max'"),
+        ("row_number() OVER (ORDER BY pfn) = 1", "no function 'row_number'"),
+        ("first(end)", "no function 'first'"),
+        # Where sqlparser gets the precedence wrong.
+        ("order IS DISTINCT FROM 5 AND end", "no column 'DISTINCT'"),
+        # Not an expression.
+        ("SELECT 1", "no column 'SELECT'"),
+        ("pfn IN (SELECT pfn FROM pages)", "no column 'SELECT'"),
+        ("EXISTS (SELECT 1)", "no function 'EXISTS'"),
+        ("read_csv('/etc/passwd') IS NULL", "no function 'read_csv'"),
+        ("pfn > 1; DROP TABLE pages", "unexpected ';"),
+        ("pfn > 1 AS x", "no column 'AS'"),
+        ("pfn > $1", "unexpected '$1'"),
+        ("* = 1", ""),
+        ("pfn /* > 1 */ > 2", ""),
+        ("COLUMNS('.*') = 1", "no function 'COLUMNS'"),
+        ("CAST(pfn AS BOOLEAN)", "no function 'CAST'"),
+        # These would overflow the stack.
+        ("(" * 5000 + "end" + ")" * 5000, "not a whole condition"),
+        (" OR ".join(["pfn = 1"] * 20000), "operators"),
+        ("NOT " * 5000 + "end", "operators"),
+    ],
+)
+def test_anything_else_is_refused_in_one_sentence_with_a_hint(where: str, says: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        rows(where)
+    assert says in raised.value.message
+    assert "\n" not in raised.value.message
+    assert raised.value.hint
+
+
+def test_a_mistake_is_told_before_there_are_rows() -> None:
+    with pytest.raises(UsageError, match="no column 'nope'"):
+        Query("nope = 1").stream(SCHEMA)
+    with pytest.raises(UsageError, match="whole condition"):
+        Query("pfn =").stream(SCHEMA)
+    assert Query("'foll_pin' IN evidence").stream(SCHEMA).finish() is None
+
+
+def test_a_column_named_like_a_word_of_the_language_is_the_column() -> None:
+    schema = Schema("t", (Column("end"), Column("left"), Column('in "quotes"')))
+    frame = pl.DataFrame({"end": [1, 2], "left": ["ab", "cd"], 'in "quotes"': [True, False]})
+    shown = Query("end = CASE WHEN left('ab', 1) = 'a' AND left = 'cd' THEN 2 END").table(
+        Table(schema, frame)
+    )
+    assert shown.frame["end"].to_list() == [2]
+    assert Query('"in ""quotes"""').table(Table(schema, frame)).frame["end"].to_list() == [1]
+
+
+def test_a_panic_inside_polars_is_a_usage_error() -> None:
+    with pytest.raises(UsageError):
+        rows("DIV(-1, NULL) NOT IN (comm, comm)")
+
+
+WORDS = [
+    "pfn",
+    "comm",
+    "evidence",
+    "end",
+    "=",
+    "!=",
+    "<",
+    "IN",
+    "NOT",
+    "AND",
+    "LIKE",
+    "(",
+    ")",
+    ",",
+    "-",
+    "*",
+]
+WORDS += ["'a'", "'%'", "''", "0x10", "1.5", "NULL", "IS", "CASE", "WHEN", "END", "BETWEEN", "lower(", "'"]
+
+
+@given(st.lists(st.sampled_from(WORDS), max_size=10))
+def test_any_words_in_any_order_select_rows_or_are_refused(words: list[str]) -> None:
+    try:
+        found = rows(" ".join(words))
+    except UsageError:
+        return
+    assert set(found) <= {0, 1, 2, 3}
+
+
+@given(st.text(max_size=20))
+def test_any_text_in_quotes_is_that_text_and_nothing_else(text: str) -> None:
+    quoted = text.replace("'", "''")
+    frame = pl.DataFrame({"comm": [text, text + "x"], "tags": [[text], [text + "x"]]})
+    table = Table(Schema("t", (Column("comm"), Column("tags"))), frame)
+    assert Query(f"comm = '{quoted}'").table(table).frame.height == 1
+    assert Query(f"tags = '{quoted}'").table(table).frame.height == 1
