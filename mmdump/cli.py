@@ -238,8 +238,18 @@ def _run(
         kernel = Kernel(target, shared.plugins.page_ext_clients())
         result = analyse(kernel, shared.plugins, renderer, progress)
         renderer.finish(result)
+    if not isinstance(renderer, _text_renderer()):
+        # Rows alone cannot say what is missing from them.
+        for sentence in result.incomplete:
+            click.echo(f"mmdump: {sentence}", err=True)
     if result.incomplete or shared.plugins.failed:
         ctx.exit(ExitStatus.INCOMPLETE)
+
+
+def _text_renderer() -> type[Renderer]:
+    from mmdump.render.text import TextRenderer
+
+    return TextRenderer
 
 
 @contextlib.contextmanager

@@ -233,7 +233,7 @@ class PageRange:
         return (self.raw_mapcount < underflow - (1 << 32)) & self.readable
 
     def is_type(self, name: str) -> Bools:
-        """Rows of a page type (``buddy``, ``slab``, ``table``, ``hugetlb``...), as ``PageBuddy()`` and so on."""
+        """Rows of a page type, such as ``buddy``, ``slab`` or ``hugetlb``: ``PageBuddy()`` and so on."""
         if name not in self.layout.types:
             return np.zeros(len(self), bool)
         value = self.layout.types[name]
@@ -249,6 +249,16 @@ class PageRange:
         """Order of the free block a row begins; 0 elsewhere. An impossible order reads as 0."""
         order = self.private
         return np.where(self.is_buddy & (order <= self.layout.max_buddy_order), order, 0).astype(np.uint8)
+
+    @cached_property
+    def in_free_block(self) -> Bools:
+        """Pages of free blocks in the buddy allocator, ``is_free_buddy_page()``: first pages and the rest."""
+        heads = np.flatnonzero(self.is_buddy)
+        edges = np.zeros(len(self) + 1, np.int32)
+        np.add.at(edges, heads, 1)
+        ends = heads + np.left_shift(1, self.buddy_order[heads].astype(np.int64))
+        np.add.at(edges, np.minimum(ends, len(self)), -1)
+        return np.cumsum(edges[:-1]) > 0
 
     # Compound pages.
 

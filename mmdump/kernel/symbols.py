@@ -35,11 +35,9 @@ class Kallsyms:
     """The kernel's symbol table (kernel/kallsyms.c). Plain data, but for the reader of names.
 
     :param addresses: Addresses of all symbols, ascending, uint64.
-    :param end: Where the last symbol ends.
     """
 
     addresses: U64
-    end: int
     markers: U64
     names: int
     tokens: tuple[bytes, ...]
@@ -52,11 +50,14 @@ class Kallsyms:
         size reaches to the next higher address.
         """
         row = int(np.searchsorted(self.addresses, np.uint64(address), side="right")) - 1
-        if row < 0 or address >= self.end:
+        if row < 0:
             return None
         start = int(self.addresses[row])
         after = int(np.searchsorted(self.addresses, np.uint64(start), side="right"))
-        end = int(self.addresses[after]) if after < len(self.addresses) else self.end
+        if after == len(self.addresses):
+            # Past the last symbol, which is the end of the image: a module, or garbage.
+            return None
+        end = int(self.addresses[after])
         first = int(np.searchsorted(self.addresses, np.uint64(start), side="left"))
         name = self.name(first)
         return None if name is None else (name, address - start, end - start)
@@ -123,8 +124,7 @@ def read_kallsyms(target: Target) -> Kallsyms | None:
     for addresses in _address_forms(offsets, base):
         if not bool((addresses[1:] >= addresses[:-1]).all()):
             continue
-        end = find("_end") or int(addresses[-1])
-        table_form = Kallsyms(addresses, end, markers, names or 0, tokens, target.reader)
+        table_form = Kallsyms(addresses, markers, names or 0, tokens, target.reader)
         if known is None:
             return table_form
         found = table_form.lookup(int(known, 16))

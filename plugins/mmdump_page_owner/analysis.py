@@ -98,12 +98,13 @@ class PageOwner(Analysis):
                     f"{garbage} pages have a page_owner record of an impossible order; they are not counted.",
                 )
             )
+        summary = (
+            f"{pages} allocated pages ({pages * page_size / (1 << 20):.1f} MiB) "
+            f"by {len(groups)} call chains, in {int(groups['allocations'].sum())} allocations"
+        )
         return Result(
             self.name,
-            summary=[
-                f"{pages} allocated pages ({pages * page_size / (1 << 20):.1f} MiB) "
-                f"by {len(groups)} call chains, in {int(groups['allocations'].sum())} allocations"
-            ],
+            summary=[summary],
             tables={"groups": Table(GROUPS, groups), "stacks": stacks},
             primary="groups",
             text_tables=["groups"],

@@ -120,8 +120,6 @@ class Owners:
             return no_owners(len(rows))
         known = self.allocated(pages)[rows] & (pages.ext["page_owner"]["order"][rows] <= self.max_order)
         record = pages.ext["page_owner"][rows]
-        have = record.dtype.names or ()
-
         # Members that this kernel's record lacks stay null.
         columns: dict[str, pl.Series] = {
             "owner_order": pl.Series(np.ascontiguousarray(record["order"])),

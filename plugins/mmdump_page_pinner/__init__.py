@@ -1,7 +1,7 @@
 """Pinned pages: what resists migration, by the page pinner's marks and by the references themselves.
 
-The page pinner (the RFC of 2021) marks a page that made a contiguous allocation fail, with a flag in page_ext.
-Mainline kernels do not have it; the other evidence is there in every kernel.
+The page pinner (the RFC of 2021) marks a page that made a contiguous allocation fail, with a flag in
+page_ext. Mainline kernels do not have it; the other evidence is there in every kernel.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from mmdump import hookimpl
 from mmdump.analysis import Analysis
 from mmdump.kernel.page_ext import PageExtClient
 from mmdump_page_pinner.analysis import Pinned
-from mmdump_page_pinner.marks import PAGE_PINNER
+from mmdump_page_pinner.marks import CLIENTS
 
-__all__ = ["PAGE_PINNER", "Pinned"]
+__all__ = ["CLIENTS", "Pinned"]
 
 
 @hookimpl
 def mmdump_page_ext_clients() -> list[PageExtClient]:
-    """The client that marks pages; it has flags only, no data."""
-    return [PAGE_PINNER]
+    """The client that marks pages, by both of its names; it has flags only, no data."""
+    return list(CLIENTS)
 
 
 @hookimpl
