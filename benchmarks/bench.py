@@ -57,6 +57,8 @@ def opened(options: argparse.Namespace) -> tuple[Any, Any]:
 
 def scan(options: argparse.Namespace) -> None:
     """The scan against a plain read of the bytes it looks at."""
+    from mmdump.scan import _keep_freed_memory, run_one
+
     kernel, analyses = opened(options)
     analysis = analyses["pinned"]()
     state = analysis.start(kernel)
@@ -76,6 +78,11 @@ def scan(options: argparse.Namespace) -> None:
         for start, end in memmap.chunks():
             analysis.scan(kernel.pages(start, end, ext=True), state)
 
+    def whole() -> None:
+        run_one(kernel, analysis)
+
+    _keep_freed_memory()  # for both
+
     ours, theirs, ratios = paired(lambda: timed(scanning), lambda: timed(reading), options.runs)
     total = sum(size for _, size in spans)
     print(f"scan of {memmap.pages} pages, {total / (1 << 20):.1f} MiB of metadata, {options.runs} pairs")
@@ -83,11 +90,14 @@ def scan(options: argparse.Namespace) -> None:
     show("prog.read of the same bytes", theirs, " s")
     show("ratio", ratios)
     show("per page", [1e9 * each / memmap.pages for each in ours], " ns")
+    show("with names, sums and the result", [timed(whole) for _ in range(options.runs)], " s")
 
 
 def page(options: argparse.Namespace) -> None:
     """A page through drgn's objects against a page of the scan; the rows must be the same."""
     from drgn_objects import Pinned as ByHand
+
+    from mmdump.scan import _keep_freed_memory, run_one
 
     kernel, analyses = opened(options)
     analysis = analyses["pinned"]()
@@ -107,17 +117,20 @@ def page(options: argparse.Namespace) -> None:
     def columns() -> float:
         return timed(lambda: analysis.scan(kernel.pages(start, end, ext=True), state)) / (end - start)
 
+    _keep_freed_memory()
     theirs, ours, ratios = paired(objects, columns, max(3, options.runs // 3))
-    frame = analysis.scan(kernel.pages(start, end, ext=True), state)["pages"]
+    frame = run_one(kernel, analysis).tables["pages"].frame
     mine = {
         (row["pfn"], tuple(row["evidence"]), row["refcount"], row["owner_pid"], row["owner_comm"])
         for row in frame.to_dicts()
         if first <= row["pfn"] < last
     }
     hand = {
-        (row["pfn"], tuple(row["evidence"]), row["refcount"], row["owner_pid"], row["owner_comm"]) for row in rows
+        (row["pfn"], tuple(row["evidence"]), row["refcount"], row["owner_pid"], row["owner_comm"])
+        for row in rows
     }
-    print(f"drgn objects on {last - first} pages, columns on {end - start}; {len(hand)} rows, equal: {mine == hand}")
+    print(f"drgn objects on {last - first} pages, columns on {end - start}")
+    print(f"  {len(hand)} rows, {'the same in both' if mine == hand else 'NOT the same in both'}")
     show("drgn objects, per page", [1e6 * each for each in theirs], " us")
     show("mmdump, per page", [1e6 * each for each in ours], " us")
     show("ratio", ratios)
@@ -239,7 +252,7 @@ def _all_pinned(options: argparse.Namespace, form: str) -> str:
     kernel.memmap.__dict__["ranges"] = np.array([[0, pages]])
 
     def made_up(start: int, end: int, **_: object) -> PageRange:
-        extension = PageExtRange(owners[: (end - start) * kernel.page_ext.stride], status, kernel.page_ext)
+        extension = PageExtRange([owners[: (end - start) * kernel.page_ext.stride]], status, kernel.page_ext)
         return PageRange(start, raw, status, layout, kernel.zone_bits, None, extension)
 
     kernel.pages = made_up
@@ -254,7 +267,9 @@ def _all_pinned(options: argparse.Namespace, form: str) -> str:
 
 def main() -> None:
     """Run one benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=["scan", "page", "start", "memory"])
     parser.add_argument("vmcore", type=Path)
     parser.add_argument("-s", "--symbols", action="append", default=[], type=Path)

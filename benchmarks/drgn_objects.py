@@ -1,7 +1,7 @@
-"""The question of ``mmdump pinned`` asked page by page through drgn's objects, as one would write it by hand.
+"""The question of ``mmdump pinned`` asked page by page through drgn's objects, as one writes it by hand.
 
-This is the yardstick, not a straw man: helpers where drgn has them, stacks cached for each handle, page_owner's
-record read only for pages that have something to show. It knows Linux 6.12 alone.
+This is the yardstick, not a straw man: helpers where drgn has them, stacks cached for each handle,
+page_owner's record read only for pages that have something to show. It knows Linux 6.12 alone.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Pinned:
         pins = folio._pincount.counter.value_() if large else references // GUP_PIN_COUNTING_BIAS
         explained = mapped + (pins if large else pins * GUP_PIN_COUNTING_BIAS)
         anon = bool(mapping & 1)
-        if (mapping and not anon) or flags & self.swapcache and flags & self.swapbacked:
+        if (mapping and not anon) or (flags & self.swapcache and flags & self.swapbacked):
             explained += count
         if flags & self.private and not anon:
             explained += 1

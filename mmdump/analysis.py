@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import polars as pl
+from numpy.typing import NDArray
 
 from mmdump.result import Result, Schema
 
@@ -16,9 +17,11 @@ if TYPE_CHECKING:
     from mmdump.kernel import Kernel
     from mmdump.kernel.page import PageRange
 
-__all__ = ["Analysis", "Need", "Option", "Parts", "option", "options"]
+__all__ = ["Analysis", "Columns", "Need", "Option", "Parts", "option", "options"]
 
-#: What one range of pages adds to an answer: frames by part name.
+#: Rows as numpy columns, all of one length.
+Columns = Mapping[str, NDArray[Any]]
+#: Rows by part: an analysis may gather several sorts of rows in one scan.
 Parts = Mapping[str, pl.DataFrame]
 
 
@@ -79,8 +82,9 @@ def options(analysis: type[Analysis]) -> list[tuple[str, Any, Any, Option]]:
 class Analysis:
     """One question about memory. Subclasses are frozen dataclasses; their fields are the options.
 
-    Three verbs: :meth:`start` once, :meth:`scan` for each range of at most 2**16 pages, :meth:`finish` once.
-    An analysis that looks at no pages leaves ``scan`` alone and sets ``scans = False``.
+    :meth:`start` once; :meth:`scan` for each range of at most 2**16 pages, in numpy alone; :meth:`batch` for
+    the rows of many ranges together, where names and sums are made of them; :meth:`finish` once. An analysis
+    that looks at no pages leaves ``scan`` alone and sets ``scans = False``.
     """
 
     #: The name of the command.
@@ -93,8 +97,8 @@ class Analysis:
     scans: ClassVar[bool] = True
     #: The names of the page_ext clients whose data :meth:`scan` needs, where the kernel has them.
     page_ext: ClassVar[Sequence[str]] = ()
-    #: The table whose rows may be as many as the pages: the part of this name goes to the renderer as it
-    #: comes and is never held whole.
+    #: The table whose rows may be as many as the pages: what :meth:`batch` returns under its name goes to the
+    #: renderer at once and is never held whole.
     stream: ClassVar[Schema | None] = None
     #: Whether ``mmdump report`` has a section for it.
     in_report: ClassVar[bool] = True
@@ -103,9 +107,16 @@ class Analysis:
         """Read once what the scan needs (areas, lists, layouts). What it returns must pickle."""
         return None
 
-    def scan(self, pages: PageRange, state: Any) -> Parts:
-        """Answer for one range of pages: pure, vectorised, no loop over pages."""
+    def scan(self, pages: PageRange, state: Any) -> Mapping[str, Columns]:
+        """Rows of one range of pages, by part: pure, vectorised, no loop over pages."""
         raise NotImplementedError(f"{type(self).__name__}.scan")
+
+    def batch(self, rows: Parts, state: Any) -> Parts:  # noqa: ARG002
+        """Make of the rows of some ranges what is kept or streamed: decode codes, sum groups.
+
+        What a frame costs whatever its length is paid here once for many ranges.
+        """
+        return rows
 
     def fold(self, part: str, frame: pl.DataFrame) -> pl.DataFrame:  # noqa: ARG002
         """Condense the rows of a part gathered so far, so that they do not grow with memory.

@@ -224,6 +224,10 @@ class Result:
 class RowSink(Protocol):
     """Takes the rows of a table that may be as long as memory is large, as they are found."""
 
+    @property
+    def satisfied(self) -> bool:
+        """Whether no further row, and nothing else of the result, is wanted."""
+
     def begin(self, schema: Schema) -> None:
         """Say which table's rows will follow; called once, before any rows."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import ctypes
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +12,12 @@ import numpy as np
 import polars as pl
 
 from mmdump.errors import MmdumpError, UnsupportedError
-from mmdump.result import Coverage, Result, RowSink, Table
+from mmdump.result import Coverage, Result, RowSink, Schema, Table
 from mmdump.target.reader import ReadStatus
 from mmdump.target.summary import summarise
 
 if TYPE_CHECKING:
-    from mmdump.analysis import Analysis, Parts
+    from mmdump.analysis import Analysis, Columns, Parts
     from mmdump.kernel import Kernel
     from mmdump.kernel.arrays import U8
 
@@ -24,6 +26,8 @@ __all__ = ["Collect", "Progress", "run", "run_one"]
 #: Called with (pages done, pages in all) after each range.
 Progress = Callable[[int, int], None]
 
+#: Rows that wait for a batch: enough that what a frame costs whatever its length no longer matters.
+_BATCH_ROWS = 1 << 14
 #: Rows of a part that may gather before they are folded.
 _FOLD_ROWS = 1 << 16
 
@@ -31,11 +35,13 @@ _FOLD_ROWS = 1 << 16
 class Collect:
     """Keeps streamed rows, for callers that want them whole (tests, Python, small dumps)."""
 
+    #: It always wants more.
+    satisfied = False
+
     def __init__(self) -> None:
         self._frames: list[pl.DataFrame] = []
-        self.table: Table | None = None
 
-    def begin(self, schema: Any) -> None:
+    def begin(self, schema: Schema) -> None:
         """See :class:`mmdump.result.RowSink`."""
         self._schema = schema
 
@@ -50,32 +56,55 @@ class Collect:
 
 @dataclass
 class _Run:
-    """One analysis under way."""
+    """One analysis under way: rows wait until they make a batch, and what batches keep is folded."""
 
     analysis: Analysis
     state: Any
-    sink: RowSink | Collect
-    gathered: dict[str, list[pl.DataFrame]] = field(default_factory=dict)
-    rows: dict[str, int] = field(default_factory=dict)
+    sink: RowSink
+    waiting: dict[str, list[Columns]] = field(default_factory=dict)
+    waiting_rows: int = 0
+    kept: dict[str, list[pl.DataFrame]] = field(default_factory=dict)
+    kept_rows: dict[str, int] = field(default_factory=dict)
 
-    def take(self, parts: Parts) -> None:
-        """Hand streamed rows on, and gather the other parts, folded now and then."""
-        for name, frame in parts.items():
+    def take(self, parts: Mapping[str, Columns]) -> None:
+        """Take the rows of one range."""
+        for name, columns in parts.items():
+            self.waiting.setdefault(name, []).append(columns)
+            self.waiting_rows += len(next(iter(columns.values())))
+        if self.waiting_rows >= _BATCH_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Make a batch of the waiting rows: streamed rows go on, all else is kept."""
+        if not self.waiting:
+            return
+        rows = {name: _frame(pieces) for name, pieces in self.waiting.items()}
+        self.waiting, self.waiting_rows = {}, 0
+        for name, frame in self.analysis.batch(rows, self.state).items():
             if self.analysis.stream is not None and name == self.analysis.stream.name:
                 self.sink.rows(frame)
-                continue
-            kept = self.gathered.setdefault(name, [])
-            kept.append(frame)
-            self.rows[name] = self.rows.get(name, 0) + len(frame)
-            if self.rows[name] > _FOLD_ROWS and len(kept) > 1:
-                folded = self.analysis.fold(name, pl.concat(kept))
-                self.gathered[name] = [folded]
-                # What does not shrink is let grow twofold before the next try.
-                self.rows[name] = len(folded) // 2
+            else:
+                self._keep(name, frame)
+
+    def _keep(self, name: str, frame: pl.DataFrame) -> None:
+        frames = self.kept.setdefault(name, [])
+        frames.append(frame)
+        self.kept_rows[name] = self.kept_rows.get(name, 0) + len(frame)
+        if self.kept_rows[name] > _FOLD_ROWS and len(frames) > 1:
+            folded = self.analysis.fold(name, pl.concat(frames))
+            self.kept[name] = [folded]
+            # What does not shrink may grow before the next try.
+            self.kept_rows[name] = len(folded) // 2
 
     def parts(self) -> Parts:
-        """The gathered parts, folded once more."""
-        return {name: self.analysis.fold(name, pl.concat(frames)) for name, frames in self.gathered.items()}
+        """What was kept, folded once more."""
+        self.flush()
+        return {name: self.analysis.fold(name, pl.concat(frames)) for name, frames in self.kept.items()}
+
+
+def _frame(pieces: Sequence[Columns]) -> pl.DataFrame:
+    names = pieces[0].keys()
+    return pl.DataFrame({name: np.concatenate([piece[name] for piece in pieces]) for name in names})
 
 
 def run_one(
@@ -126,11 +155,29 @@ def run(
     return results
 
 
+def _keep_freed_memory() -> None:
+    """Ask malloc to keep what is freed, up to some ranges' worth, instead of returning it to the kernel.
+
+    Every range is a few MiB read into new memory and freed again. glibc would get and return that from the
+    kernel each time: the page faults cost three times as much as the reading itself (measured).
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, _KEEP_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES)
+
+
+#: malloc.h of glibc; musl has no mallopt().
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_KEEP_BYTES = 64 << 20
+
+
 def _scan(kernel: Kernel, runs: Sequence[_Run], progress: Progress | None) -> Coverage:
     memmap = kernel.memmap
     layout = kernel.page_ext
     ext = any(layout.enabled(name) or layout.flags for one in runs for name in one.analysis.page_ext)
     total, done = memmap.pages, 0
+    _keep_freed_memory()
     coverage = Coverage(page_ext=Coverage() if ext else None)
     if not total:
         raise MmdumpError("this kernel has no page of memory that could be looked at")
@@ -141,9 +188,13 @@ def _scan(kernel: Kernel, runs: Sequence[_Run], progress: Progress | None) -> Co
         coverage += replace(
             _count(pages.status), page_ext=None if pages.ext is None else _count(pages.ext.status)
         )
+        # Before the next range is read: memory just used is memory in the caches.
+        del pages
         done += end - start
         if progress is not None:
             progress(done, total)
+        if all(one.sink.satisfied for one in runs):
+            break
     return coverage
 
 

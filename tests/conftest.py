@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,7 +92,7 @@ class Run:
 
 
 @pytest.fixture
-def mmdump(tmp_path: Path) -> Iterator[object]:
+def mmdump(tmp_path: Path) -> Callable[..., Run]:
     """Runs the installed command line in a process of its own."""
 
     def run(*arguments: object, cwd: Path | None = None, **environment: str) -> Run:
@@ -106,4 +106,4 @@ def mmdump(tmp_path: Path) -> Iterator[object]:
         )
         return Run(done.returncode, done.stdout.decode(), done.stderr.decode())
 
-    yield run
+    return run

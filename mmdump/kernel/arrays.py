@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-__all__ = ["I32", "I64", "U8", "U64", "Bools", "Bytes", "Struct", "printable", "runs", "text_series"]
+__all__ = ["I32", "I64", "U8", "U64", "Bools", "Bytes", "Struct", "c_text", "decoded", "printable", "runs"]
 
 Bools: TypeAlias = NDArray[np.bool_]
 U8: TypeAlias = NDArray[np.uint8]
@@ -41,12 +42,23 @@ def printable(raw: bytes) -> str:
     )
 
 
-def text_series(raw: Bytes) -> pl.Series:
-    """Fixed-size C strings (dtype ``S``) as a column of printable text, each distinct value decoded once.
+def decoded(codes: pl.Series, decode: Callable[[Any], Any], dtype: pl.DataType) -> pl.Series:
+    """A column made of another, ``decode`` being called once for each distinct value.
 
-    Neighbouring pages mostly have the same owner, so runs are condensed before values are compared.
+    :param dtype: The new column's type, such as ``pl.List(pl.String)``.
     """
-    starts, lengths = runs(raw)
-    values, inverse = np.unique(raw[starts], return_inverse=True)
-    texts = pl.Series([printable(bytes(value).split(b"\0", 1)[0]) for value in values], dtype=pl.String)
-    return texts.gather(np.repeat(inverse, lengths))
+    values = codes.unique()
+    meanings = pl.Series([decode(value) for value in values.to_list()], dtype=dtype)
+    table = pl.DataFrame({"code": values, "meaning": meanings})
+    frame = pl.DataFrame({"code": codes})
+    return frame.join(table, on="code", how="left", nulls_equal=True, maintain_order="left")["meaning"]
+
+
+def c_text(*words: int | None) -> str | None:
+    """The C string that lies in these little-endian 64-bit words, printable; None when one is None."""
+    raw = bytearray()
+    for word in words:
+        if word is None:
+            return None
+        raw += word.to_bytes(8, "little")
+    return printable(bytes(raw).split(b"\0", 1)[0])

@@ -8,11 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import polars as pl
 from drgn import FaultError
 
-from mmdump.kernel.arrays import Struct
+from mmdump.kernel.arrays import decoded
 from mmdump.kernel.layout import c_string, find_object
 
 if TYPE_CHECKING:
@@ -47,12 +46,9 @@ class FlagNames:
             found.append(f"{word:#x}")
         return found
 
-    def series(self, words: Struct) -> pl.Series:
-        """Names of a column of words, as a column of lists; each distinct word is split once."""
-        mask = np.array(self.bits & np.iinfo(words.dtype).max, words.dtype)
-        values, inverse = np.unique(words & mask, return_inverse=True)
-        lists = pl.Series([self.split(value) for value in values.tolist()], dtype=pl.List(pl.String))
-        return lists.gather(inverse)
+    def series(self, words: pl.Series) -> pl.Series:
+        """Names of a column of words (uint64), as a column of lists; each distinct word is split once."""
+        return decoded(words & self.bits, self.split, pl.List(pl.String))
 
 
 def read_flag_names(prog: Program, table: str, bits: int) -> FlagNames:

@@ -212,32 +212,44 @@ class PageRange:
     def _word(self, name: str) -> U64:
         return np.ascontiguousarray(self._rows[name]).astype(np.uint64, copy=False)
 
-    def has_flag(self, *names: str) -> Bools:
-        """Rows with any of these page flags set."""
-        mask = np.uint64(self.layout.mask(*names))
-        return (self.flags & mask) != 0
+    def has_flag(self, *names: str, at: I64 | None = None) -> Bools:
+        """Rows with any of these page flags set.
 
-    def has_all_flags(self, *names: str) -> Bools:
-        """Rows with all of these page flags set; none where the kernel lacks one of them."""
-        if not all(name in self.layout.flags for name in names):
-            return np.zeros(len(self), bool)
+        :param at: Only these rows.
+        """
         mask = np.uint64(self.layout.mask(*names))
-        return (self.flags & mask) == mask
+        return ((self.flags if at is None else self.flags[at]) & mask) != 0
+
+    def has_all_flags(self, *names: str, at: I64 | None = None) -> Bools:
+        """Rows with all of these page flags set; none where the kernel lacks one of them.
+
+        :param at: Only these rows.
+        """
+        flags = self.flags if at is None else self.flags[at]
+        if not all(name in self.layout.flags for name in names):
+            return np.zeros(len(flags), bool)
+        mask = np.uint64(self.layout.mask(*names))
+        return (flags & mask) == mask
 
     # Page types (6.12: the top byte of page_type, which shares its word with _mapcount).
 
-    @cached_property
-    def is_typed(self) -> Bools:
-        """Rows whose ``_mapcount`` word is a page type, ``page_has_type()``."""
-        underflow = self.layout.types["mapcount_underflow"] << 24
-        return (self.raw_mapcount < underflow - (1 << 32)) & self.readable
+    def is_typed(self, *, at: I64 | None = None) -> Bools:
+        """Rows whose ``_mapcount`` word is a page type, ``page_has_type()``.
 
-    def is_type(self, name: str) -> Bools:
-        """Rows of a page type, such as ``buddy``, ``slab`` or ``hugetlb``: ``PageBuddy()`` and so on."""
+        :param at: Only these rows.
+        """
+        underflow = self.layout.types["mapcount_underflow"] << 24
+        return (self.raw_mapcount if at is None else self.raw_mapcount[at]) < underflow - (1 << 32)
+
+    def is_type(self, name: str, *, at: I64 | None = None) -> Bools:
+        """Rows of a page type, such as ``buddy``, ``slab`` or ``hugetlb``: ``PageBuddy()`` and so on.
+
+        :param at: Only these rows.
+        """
+        words = self.raw_mapcount if at is None else self.raw_mapcount[at]
         if name not in self.layout.types:
-            return np.zeros(len(self), bool)
-        value = self.layout.types[name]
-        return ((self.raw_mapcount >> 24) == value - 256) & self.readable
+            return np.zeros(len(words), bool)
+        return (words >> 24) == self.layout.types[name] - 256
 
     @cached_property
     def is_buddy(self) -> Bools:
@@ -272,7 +284,7 @@ class PageRange:
     @cached_property
     def is_head(self) -> Bools:
         """Head pages of compound pages (large folios)."""
-        return self.has_flag("PG_head") & ~self.is_tail & self.readable
+        return self.has_flag("PG_head") & ~self.is_tail
 
     @cached_property
     def _fake_heads(self) -> I64:
@@ -343,7 +355,7 @@ class PageRange:
         """How often the folio is mapped, ``folio_mapcount()``, for rows that are heads or small folios."""
         # 6.10: _large_mapcount is the sum of all mappings, less one.
         large = self.is_head[heads]
-        small = np.where(self.is_typed[heads], 0, self.raw_mapcount[heads].astype(np.int64) + 1)
+        small = np.where(self.is_typed(at=heads), 0, self.raw_mapcount[heads].astype(np.int64) + 1)
         return np.where(large, self.folio_field("_large_mapcount", heads) + 1, small)
 
     def folio_pincount(self, heads: I64) -> I64:
@@ -359,19 +371,31 @@ class PageRange:
 
     # What surrounds the page.
 
+    def zone_of(self, rows: I64) -> U8:
+        """Zone index within the node of some rows, ``page_zonenum()``."""
+        return self._zone_bits.zone(self.flags[rows])
+
+    def node_of(self, rows: I64) -> I64:
+        """NUMA node of some rows, ``page_to_nid()``."""
+        return self._zone_bits.node(self.flags[rows])
+
+    def migratetype_of(self, rows: I64) -> U8:
+        """Migratetype of some rows' pageblock, ``get_pageblock_migratetype()``; 255 where unreadable."""
+        if self._blocks is None:
+            return np.full(len(rows), 255, np.uint8)
+        return self._blocks.of_pages(rows + self.start)
+
     @cached_property
     def zone(self) -> U8:
-        """Zone index within the node, ``page_zonenum()``."""
+        """Zone index within the node of every row."""
         return self._zone_bits.zone(self.flags)
 
     @cached_property
-    def node(self) -> U8 | I64:
-        """NUMA node, ``page_to_nid()``."""
+    def node(self) -> I64:
+        """NUMA node of every row."""
         return self._zone_bits.node(self.flags)
 
     @cached_property
     def migratetype(self) -> U8:
-        """Migratetype of the pageblock, ``get_pageblock_migratetype()``; 255 where it could not be read."""
-        if self._blocks is None:
-            return np.full(len(self), 255, np.uint8)
-        return self._blocks.of_pages(self.pfn)
+        """Migratetype of every row's pageblock; 255 where unreadable."""
+        return self.migratetype_of(np.arange(len(self)))

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 from drgn import FaultError, sizeof
 
-from mmdump.kernel.arrays import U8, U64, Bools, Struct
+from mmdump.kernel.arrays import I64, U8, U64, Bools, Struct
 from mmdump.kernel.layout import byteorder, enumerators, find_object, find_type, struct_dtype
 from mmdump.target.reader import ReadStatus
 
@@ -27,7 +28,14 @@ if TYPE_CHECKING:
     from mmdump.kernel.memmap import Sections
     from mmdump.target import Reader
 
-__all__ = ["ClientState", "PageExtClient", "PageExtLayout", "PageExtRange", "read_page_ext_layout"]
+__all__ = [
+    "ClientData",
+    "ClientState",
+    "PageExtClient",
+    "PageExtLayout",
+    "PageExtRange",
+    "read_page_ext_layout",
+]
 
 #: No client or combination of clients needs more than this for a page; a larger stride is garbage.
 _MAX_STRIDE = 4096
@@ -98,7 +106,9 @@ class PageExtLayout:
     def enabled(self, name: str) -> bool:
         """Whether this client's data can be read."""
         state = self.clients.get(name)
-        return state is not None and state.enabled and self.dtype is not None
+        if state is None or not state.enabled or self.dtype is None:
+            return False
+        return state.client.struct is None or name in (self.dtype.names or ())
 
 
 def read_page_ext_layout(prog: Program, clients: Sequence[PageExtClient]) -> PageExtLayout:
@@ -159,37 +169,80 @@ def _entry_dtype(
     return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": stride})
 
 
-class PageExtRange:
-    """The page_ext entries of a range of pages."""
+class ClientData:
+    """The data of one client for a range of pages, column by column."""
 
-    def __init__(self, raw: U8, status: U8, layout: PageExtLayout) -> None:
+    def __init__(self, pieces: Sequence[Struct]) -> None:
+        self._pieces = pieces
+        self._columns: dict[str, Struct] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns there are: those declared, less the optional ones that this kernel lacks."""
+        return self._pieces[0].dtype.names or ()
+
+    def __getitem__(self, name: str) -> Struct:
+        """A column, one value per page.
+
+        :raises KeyError: There is no such column.
+        """
+        found = self._columns.get(name)
+        if found is None:
+            if name not in self.names:
+                raise KeyError(name)
+            found = self._columns[name] = np.concatenate([piece[name] for piece in self._pieces])
+        return found
+
+    def rows(self, rows: I64) -> Struct:
+        """The data of some pages, as a structured array. Cheaper than columns when they are few."""
+        if len(self._pieces) == 1:
+            return self._pieces[0][rows]
+        found = np.empty(len(rows), self._pieces[0].dtype)
+        low = 0
+        for piece in self._pieces:
+            inside = (rows >= low) & (rows < low + len(piece))
+            found[inside] = piece[rows[inside] - low]
+            low += len(piece)
+        return found
+
+
+class PageExtRange:
+    """The page_ext entries of a range of pages, in one piece for each section."""
+
+    def __init__(self, pieces: Sequence[U8], status: U8, layout: PageExtLayout) -> None:
         assert layout.dtype is not None
         self.layout = layout
-        #: What could be read of each entry, ReadStatus, uint8. Absent entries count as zero-filled.
+        #: What could be read of each entry, ReadStatus, uint8. Entries that do not exist are zero-filled.
         self.status = status
-        self._rows: Struct = raw.view(layout.dtype)
+        self._pieces = [piece.view(layout.dtype) for piece in pieces]
+        self._names = layout.dtype.names or ()
+        self._clients: dict[str, ClientData] = {}
 
-    def __getitem__(self, client: str) -> Struct:
-        """The data of an enabled client, a structured array with the columns it declares.
+    def __getitem__(self, client: str) -> ClientData:
+        """The data of an enabled client.
 
         :raises KeyError: It is not enabled; see :meth:`PageExtLayout.enabled`.
         """
-        if client not in (self._rows.dtype.names or ()):
-            raise KeyError(client)
-        return self._rows[client]
+        found = self._clients.get(client)
+        if found is None:
+            if client not in self._names:
+                raise KeyError(client)
+            found = self._clients[client] = ClientData([piece[client] for piece in self._pieces])
+        return found
 
-    @property
+    @cached_property
     def flags(self) -> U64:
         """``page_ext->flags``; zeros where entries have no flags word."""
-        if "flags" not in (self._rows.dtype.names or ()):
-            return np.zeros(len(self._rows), np.uint64)
-        return np.ascontiguousarray(self._rows["flags"]).astype(np.uint64, copy=False)
+        if "flags" not in self._names:
+            return np.zeros(len(self.status), np.uint64)
+        return np.concatenate([piece["flags"] for piece in self._pieces]).astype(np.uint64, copy=False)
 
-    def has_flag(self, name: str) -> Bools:
-        """Rows with this flag set; none where the kernel has no such flag."""
-        if name not in self.layout.flags:
-            return np.zeros(len(self._rows), bool)
-        return (self.flags & np.uint64(1 << self.layout.flags[name])) != 0
+    def has_flag(self, *names: str) -> Bools:
+        """Rows with all of these flags set; none where the kernel lacks one of them."""
+        if not all(name in self.layout.flags for name in names):
+            return np.zeros(len(self.status), bool)
+        mask = np.uint64(sum(1 << self.layout.flags[name] for name in names))
+        return (self.flags & mask) == mask
 
 
 def read_page_ext(
@@ -200,21 +253,17 @@ def read_page_ext(
     Mirrors ``lookup_page_ext()``: the pointer in mem_section is biased, so that the entry of a PFN is at
     ``page_ext + stride * pfn`` with the absolute PFN.
     """
-    assert layout.dtype is not None
-    pieces = list(sections.pieces(start, end))
     data = []
-    states = []
-    for row, low, high in pieces:
+    status = []
+    for row, low, high in sections.pieces(start, end):
         base = int(sections.page_ext[row]) if row >= 0 else 0
         if not base or base & _INVALID:
             data.append(np.zeros((high - low) * layout.stride, np.uint8))
-            states.append(np.full(high - low, ReadStatus.ZERO_FILLED, np.uint8))
+            status.append(np.full(high - low, ReadStatus.ZERO_FILLED, np.uint8))
             continue
         # The bias may wrap around zero, as in C.
         address = (base + layout.stride * low) & 0xFFFFFFFFFFFFFFFF
         chunk = reader.read(address, (high - low) * layout.stride)
         data.append(chunk.data)
-        states.append(chunk.row_status(layout.stride, high - low))
-    if len(pieces) == 1:
-        return PageExtRange(data[0], states[0], layout)
-    return PageExtRange(np.concatenate(data), np.concatenate(states), layout)
+        status.append(chunk.row_status(layout.stride, high - low))
+    return PageExtRange(data, np.concatenate(status), layout)

@@ -115,7 +115,7 @@ def folio_kinds(pages: PageRange, rows: I64) -> FolioKinds:
     """Tell anonymous, KSM, file and shmem folios by ``folio->mapping`` (rows are heads or small folios)."""
     mapping = pages.mapping[rows]
     tag = mapping & np.uint64(3)
-    backed = pages.has_flag("PG_swapbacked")[rows]
+    backed = pages.has_flag("PG_swapbacked", at=rows)
     cached = (mapping != 0) & (tag == 0)
     return FolioKinds(
         anon=(tag & np.uint64(MAPPING_ANON)) != 0,
@@ -163,15 +163,15 @@ def account_references(pages: PageRange, rows: I64, batches: FolioBatches) -> Re
     cached = kinds.file | kinds.shmem
     # PG_swapcache shares its bit, and means the swap cache only together with PG_swapbacked. A shmem folio
     # in the swap cache has no mapping.
-    swapcache = pages.has_all_flags("PG_swapcache", "PG_swapbacked")[rows]
-    private = pages.has_flag("PG_private")[rows] & ~kinds.anon
-    batched = batches.references(pages.pfn[rows])
+    swapcache = pages.has_all_flags("PG_swapcache", "PG_swapbacked", at=rows)
+    private = pages.has_flag("PG_private", at=rows) & ~kinds.anon
+    batched = batches.references(rows + pages.start)
     pins = np.where(pages.is_head[rows], pincount, pincount * GUP_PIN_COUNTING_BIAS)
     explained = mapcount + np.where(cached | swapcache, count, 0) + private + batched + pins
 
     user = kinds.anon | cached
-    on_lru = pages.has_flag("PG_lru")[rows]
-    hugetlb = pages.is_type("hugetlb")[rows]
+    on_lru = pages.has_flag("PG_lru", at=rows)
+    hugetlb = pages.is_type("hugetlb", at=rows)
     # Whoever takes a folio off the LRU holds it. On its way there it is in a batch, counted already.
     isolated = user & ~on_lru & ~hugetlb & (batched == 0) & (references > explained)
     explained += isolated | (~user & ~on_lru & ~hugetlb)

@@ -28,7 +28,7 @@ __all__ = [
 
 
 #: Rows turned into bytes at once.
-AT_ONCE = 1 << 16
+AT_ONCE = 1 << 13
 
 
 @dataclass(frozen=True)

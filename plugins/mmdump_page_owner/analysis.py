@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
-from mmdump.analysis import Analysis, Need, Parts
+from mmdump.analysis import Analysis, Columns, Need, Parts
 from mmdump.result import Column, Finding, Kind, Result, Schema, Severity, Table
 from mmdump_page_owner.record import Owners, read_owners, why_no_owner
 from mmdump_page_owner.stacks import stack_table
@@ -47,28 +48,34 @@ class PageOwner(Analysis):
         """What decoding the records needs."""
         return read_owners(kernel)
 
-    def scan(self, pages: PageRange, state: Owners) -> Parts:
-        """Sums for each stack of the range."""
+    def scan(self, pages: PageRange, state: Owners) -> Mapping[str, Columns]:
+        """The pages that have an owner: their stack, and whether an allocation begins with them."""
         if pages.ext is None:
             return {}
         allocated = state.allocated(pages)
         garbage = state.garbage(pages, allocated)
-        good = allocated & ~garbage
-        first = state.first_pages(pages, good)
+        first = state.first_pages(pages, allocated)
         record = pages.ext["page_owner"]
-        rows = np.flatnonzero(good)
-        ts = record["ts_nsec"][rows] if "ts_nsec" in (record.dtype.names or ()) else np.zeros(len(rows))
-        frame = pl.DataFrame(
-            {
-                "stack_id": record["handle"][rows].astype(np.int64) & state.handle_mask,
-                "pages": np.ones(len(rows), np.int64),
-                "allocations": first[rows].astype(np.int64),
-                "oldest_ts_nsec": ts.astype(np.uint64),
-                "newest_ts_nsec": ts.astype(np.uint64),
-            }
+        rows = np.flatnonzero(allocated & ~garbage)
+        columns = {
+            "stack_id": record["handle"][rows] & np.uint32(state.handle_mask),
+            "allocations": first[rows].astype(np.int64),
+        }
+        columns["ts_nsec"] = (
+            record["ts_nsec"][rows] if "ts_nsec" in record.names else np.zeros(len(rows), np.uint64)
         )
-        bad = pl.DataFrame({"garbage": [int(garbage.sum())]})
-        return {"stacks": self.fold("stacks", frame), "garbage": bad}
+        return {"stacks": columns, "garbage": {"pages": np.array([np.count_nonzero(garbage)])}}
+
+    def batch(self, rows: Parts, state: Owners) -> Parts:  # noqa: ARG002
+        """Sum the pages by stack."""
+        stacks = rows["stacks"].select(
+            pl.col("stack_id").cast(pl.Int64),
+            pl.lit(1, pl.Int64).alias("pages"),
+            "allocations",
+            pl.col("ts_nsec").alias("oldest_ts_nsec"),
+            pl.col("ts_nsec").alias("newest_ts_nsec"),
+        )
+        return {"stacks": self.fold("stacks", stacks), "garbage": rows["garbage"].sum()}
 
     def fold(self, part: str, frame: pl.DataFrame) -> pl.DataFrame:
         """Sum by stack."""
@@ -88,7 +95,7 @@ class PageOwner(Analysis):
         stacks, notes = stack_table(kernel, groups["stack_id"].to_list())
         groups = groups.join(stacks.frame.select("stack_id", "frames"), on="stack_id", how="left")
         groups = groups.sort(["pages", "stack_id"], descending=[True, False]).select(GROUPS.names)
-        pages, garbage = int(groups["pages"].sum()), int(parts["garbage"]["garbage"].sum())
+        pages, garbage = int(groups["pages"].sum()), int(parts["garbage"]["pages"].sum())
         findings = []
         if garbage:
             findings.append(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from mmdump.kernel.arrays import I64, Bools, text_series
+from mmdump.kernel.arrays import I64, Bools, Struct, c_text
 from mmdump.kernel.page_ext import PageExtClient
 from mmdump.result import Column, Kind
 
@@ -97,7 +97,7 @@ class Owners:
         5.4 and newer keep the record of a freed page, and tell allocated ones by a flag of their own.
         """
         assert pages.ext is not None
-        flagged = pages.ext.has_flag("PAGE_EXT_OWNER") & pages.ext.has_flag("PAGE_EXT_OWNER_ALLOCATED")
+        flagged = pages.ext.has_flag("PAGE_EXT_OWNER", "PAGE_EXT_OWNER_ALLOCATED")
         return flagged & (pages.ext["page_owner"]["handle"] != 0)
 
     def garbage(self, pages: PageRange, allocated: Bools) -> Bools:
@@ -111,31 +111,58 @@ class Owners:
         order = np.minimum(pages.ext["page_owner"]["order"], 62).astype(np.int64)
         return allocated & ((pages.pfn & (np.left_shift(1, order) - 1)) == 0)
 
-    def frame(self, pages: PageRange, rows: I64) -> pl.DataFrame:
-        """The owners of some rows, :data:`OWNER_COLUMNS`; null where a page has none now.
+    def columns(self, pages: PageRange, rows: I64) -> dict[str, Struct]:
+        """The records of some rows as they are, for :meth:`decode`; none when the range has no page_ext."""
+        if pages.ext is None:
+            return {}
+        record = pages.ext["page_owner"].rows(rows)
+        flags = pages.ext.flags[rows]
+        wanted = np.uint64(sum(1 << pages.ext.layout.flags.get(name, 63) for name in PAGE_OWNER.flags))
+        known = ((flags & wanted) == wanted) & (record["handle"] != 0) & (record["order"] <= self.max_order)
+        columns: dict[str, Struct] = {
+            "owner_known": known,
+            "stack_id": (record["handle"] & np.uint32(self.handle_mask)).astype(np.int64),
+            "owner_order": record["order"].astype(np.int64),
+            "owner_gfp_mask": record["gfp_mask"].astype(np.uint64),
+        }
+        for name, dtype in (("pid", np.int64), ("tgid", np.int64), ("ts_nsec", np.uint64)):
+            if name in (record.dtype.names or ()):
+                columns[f"owner_{name}"] = record[name].astype(dtype)
+        if "comm" in (record.dtype.names or ()):
+            words = np.ascontiguousarray(record["comm"]).view("<u8").reshape(-1, 2)
+            columns["comm_low"], columns["comm_high"] = words[:, 0].copy(), words[:, 1].copy()
+        return columns
+
+    def decode(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """:data:`OWNER_COLUMNS` of rows that have :meth:`columns`; null where a page has no owner now.
 
         A member that this kernel's record lacks is null throughout.
         """
-        if pages.ext is None:
-            return no_owners(len(rows))
-        known = self.allocated(pages)[rows] & (pages.ext["page_owner"]["order"][rows] <= self.max_order)
-        record = pages.ext["page_owner"][rows]
-        # Members that this kernel's record lacks stay null.
-        columns: dict[str, pl.Series] = {
-            "owner_order": pl.Series(np.ascontiguousarray(record["order"])),
-            "owner_gfp_mask": pl.Series(np.ascontiguousarray(record["gfp_mask"])),
-            "owner_gfp_flags": self.gfp_names.series(record["gfp_mask"]),
-            "stack_id": pl.Series((record["handle"] & self.handle_mask).astype(np.int64)),
-        }
-        for name in ("pid", "tgid", "ts_nsec"):
-            if name in (record.dtype.names or ()):
-                columns[f"owner_{name}"] = pl.Series(np.ascontiguousarray(record[name]))
-        if "comm" in (record.dtype.names or ()):
-            columns["owner_comm"] = text_series(record["comm"])
-        frame = no_owners(len(rows)).with_columns(
-            column.cast(_OWNER_TYPES[name]).alias(name) for name, column in columns.items()
+        frame = no_owners(len(rows))
+        if "owner_known" not in rows.columns:
+            return frame
+        stored = rows.select(name for name in _OWNER_TYPES if name in rows.columns)
+        frame = frame.with_columns(
+            *stored.cast({name: _OWNER_TYPES[name] for name in stored.columns}),
+            self.gfp_names.series(rows["owner_gfp_mask"]).alias("owner_gfp_flags"),
         )
-        return frame if known.all() else _blank(frame, ~known)
+        if "comm_low" in rows.columns:
+            frame = frame.with_columns(_comms(rows).alias("owner_comm"))
+        known = rows["owner_known"]
+        if known.all():
+            return frame
+        return frame.with_columns(
+            pl.when(known).then(pl.col(name)).otherwise(None).alias(name) for name in frame.columns
+        )
+
+
+def _comms(rows: pl.DataFrame) -> pl.Series:
+    """Task names, each distinct one decoded once."""
+    words = rows.select("comm_low", "comm_high")
+    distinct = words.unique()
+    names = pl.Series("comm", [c_text(*each) for each in distinct.iter_rows()], dtype=pl.String)
+    table = distinct.with_columns(names)
+    return words.join(table, on=["comm_low", "comm_high"], how="left", maintain_order="left")["comm"]
 
 
 #: Types of :data:`OWNER_COLUMNS`.
@@ -154,14 +181,6 @@ _OWNER_TYPES: dict[str, pl.DataType] = {
 def no_owners(rows: int) -> pl.DataFrame:
     """As many rows of :data:`OWNER_COLUMNS` without a value, for kernels without page_owner."""
     return pl.DataFrame(schema=_OWNER_TYPES).clear(rows)
-
-
-def _blank(frame: pl.DataFrame, rows: Bools) -> pl.DataFrame:
-    """The frame with nulls in these rows."""
-    keep = pl.Series(~rows)
-    return frame.with_columns(
-        pl.when(keep).then(pl.col(name)).otherwise(None).alias(name) for name in frame.columns
-    )
 
 
 def read_owners(kernel: Kernel) -> Owners | None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
-from mmdump.analysis import Analysis, Parts, option
+from mmdump.analysis import Analysis, Columns, Parts, option
 from mmdump.errors import UnsupportedError, UsageError
+from mmdump.kernel.arrays import Struct
 from mmdump.kernel.pageblock import UNKNOWN
 from mmdump.kernel.references import KIND_NAMES
 from mmdump.result import Column, Kind, Result, Schema
@@ -119,16 +121,23 @@ class Pinned(Analysis):
             raise UsageError(f"there is no CMA area {self.cma}", f"This kernel has: {names}")
         return found
 
-    def scan(self, pages: PageRange, state: State) -> Parts:
-        """Rows of held and marked pages, their sums by evidence and owner, and the CMA areas in runs."""
+    def scan(self, pages: PageRange, state: State) -> Mapping[str, Columns]:
+        """Rows of held and marked pages, and the CMA areas in runs."""
         held = find_held(pages, state.batches)
-        frame = _rows(pages, held, state)
-        if state.only is not None:
-            names = [state.areas[index].name for index in state.only]
-            frame = frame.filter(pl.col("cma_area").is_in(names))
-        parts = {"pages": frame.select(PAGES.names), "groups": groups_of(frame)}
+        parts: dict[str, Columns] = {"pages": _rows(pages, held, state)}
         if state.areas:
             parts["cma"] = cma_runs(pages, held, state.areas)
+        return parts
+
+    def batch(self, rows: Parts, state: State) -> Parts:
+        """Decode the rows' codes, and sum them by evidence and owner."""
+        found = rows["pages"]
+        if state.only is not None:
+            found = found.filter(pl.col("area").is_in(state.only))
+        decoded = _decode(found, state)
+        parts = {"pages": decoded.select(PAGES.names), "groups": groups_of(decoded)}
+        if "cma" in rows:
+            parts["cma"] = rows["cma"]
         return parts
 
     def fold(self, part: str, frame: pl.DataFrame) -> pl.DataFrame:
@@ -166,38 +175,60 @@ class Pinned(Analysis):
         )
 
 
-def _rows(pages: PageRange, held: Held, state: State) -> pl.DataFrame:
-    """The rows of one range: the columns of table ``pages``, and those that only the groups need."""
+def _rows(pages: PageRange, held: Held, state: State) -> dict[str, Struct]:
+    """The rows of one range, with codes for what has names."""
     rows, account = held.rows, held.account
-    areas = area_of(state.areas, pages.pfn[rows])
-    area_names = pl.Series([area.name for area in state.areas], dtype=pl.String)
-    migratetype = pages.migratetype[rows]
-    migratetypes = pl.Series([*state.migratetypes, *[None] * (UNKNOWN + 1 - len(state.migratetypes))])
-    frame = pl.DataFrame(
-        {
-            "pfn": pages.pfn[rows],
-            "head_pfn": pages.pfn[held.heads],
-            "order": pages.folio_order[held.heads].astype(np.int64),
-            "evidence": _EVIDENCE_LISTS.gather(held.evidence),
-            "state": _STATES.gather(held.held.astype(np.uint8)),
-            "refcount": account.references,
-            "mapcount": account.mapcount,
-            "pincount": account.pincount,
-            "explained": account.explained,
-            "excess": account.excess,
-            "flags": state.flag_names.series(pages.flags[rows]),
-            "kind": _KINDS.gather(account.kinds.codes()),
-            "node": pages.node[rows].astype(np.int64),
-            "zone": pl.Series(state.zone_names).gather(pages.zone[rows]),
-            "migratetype": migratetypes.cast(pl.String).gather(migratetype),
-            "cma_area": area_names.gather(pl.Series(areas).replace(-1, None)),
-            "folio_evidence": held.folio_evidence,
-            "counted": held.counted,
-        }
+    columns: dict[str, Struct] = {
+        "pfn": rows + pages.start,
+        "head_pfn": held.heads + pages.start,
+        "order": pages.folio_order[held.heads].astype(np.int64),
+        "evidence": held.evidence,
+        "held": held.held,
+        "refcount": account.references,
+        "mapcount": account.mapcount,
+        "pincount": account.pincount,
+        "explained": account.explained,
+        "excess": account.excess,
+        "flags": pages.flags[rows],
+        "kind": account.kinds.codes(),
+        "node": pages.node_of(rows).astype(np.int64),
+        "zone": pages.zone_of(rows),
+        "migratetype": pages.migratetype_of(rows),
+        "area": area_of(state.areas, rows + pages.start),
+        "folio_evidence": held.folio_evidence,
+        "counted": held.counted,
+    }
+    return columns if state.owners is None else columns | state.owners.columns(pages, rows)
+
+
+def _decode(rows: pl.DataFrame, state: State) -> pl.DataFrame:
+    """The columns of table ``pages``, and those that only the groups need."""
+    zones, areas = pl.Series(state.zone_names), [area.name for area in state.areas]
+    migratetypes = [*state.migratetypes, *[None] * (UNKNOWN + 1 - len(state.migratetypes))]
+    owners = no_owners(len(rows)) if state.owners is None else state.owners.decode(rows)
+    return rows.select(
+        "pfn",
+        "head_pfn",
+        "order",
+        _EVIDENCE_LISTS.gather(rows["evidence"]).alias("evidence"),
+        _STATES.gather(rows["held"].cast(pl.UInt32)).alias("state"),
+        "refcount",
+        "mapcount",
+        "pincount",
+        "explained",
+        "excess",
+        state.flag_names.series(rows["flags"]).alias("flags"),
+        _KINDS.gather(rows["kind"]).alias("kind"),
+        "node",
+        zones.gather(rows["zone"]).alias("zone"),
+        pl.Series(migratetypes, dtype=pl.String).gather(rows["migratetype"]).alias("migratetype"),
+        pl.Series([*areas, None], dtype=pl.String)
+        .gather(rows["area"].replace(-1, len(areas)))
+        .alias("cma_area"),
+        *owners,
+        "folio_evidence",
+        "counted",
     )
-    if state.owners is None:
-        return frame.hstack(no_owners(len(rows)))
-    return frame.hstack(state.owners.frame(pages, rows))
 
 
 _STATES = pl.Series(["released", "held"])

@@ -14,6 +14,7 @@ from mmdump.result import Column, Finding, Kind, Schema, Severity, Table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mmdump.analysis import Columns
     from mmdump.kernel import Kernel
     from mmdump.kernel.arrays import I64, U8
     from mmdump.kernel.cma import CmaArea
@@ -50,7 +51,7 @@ def area_of(areas: Sequence[CmaArea], pfn: I64) -> I64:
     return found
 
 
-def cma_runs(pages: PageRange, held: Held, areas: Sequence[CmaArea]) -> pl.DataFrame:
+def cma_runs(pages: PageRange, held: Held, areas: Sequence[CmaArea]) -> Columns:
     """The pages of the areas that lie in this range, as runs of pages of the same state."""
     starts, lengths, states = [], [], []
     for area in areas:
@@ -63,13 +64,11 @@ def cma_runs(pages: PageRange, held: Held, areas: Sequence[CmaArea]) -> pl.DataF
         starts.append(first + low)
         lengths.append(length)
         states.append(state[first])
-    return pl.DataFrame(
-        {
-            "start": np.concatenate([*starts, _EMPTY]),
-            "pages": np.concatenate([*lengths, _EMPTY]),
-            "state": np.concatenate([*states, _EMPTY]).astype(np.uint8),
-        }
-    )
+    return {
+        "start": np.concatenate([*starts, _EMPTY]),
+        "pages": np.concatenate([*lengths, _EMPTY]),
+        "state": np.concatenate([*states, _EMPTY]).astype(np.uint8),
+    }
 
 
 _EMPTY = np.empty(0, np.int64)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mmdump.kernel.page import MAPPING_MOVABLE
 from mmdump.kernel.references import FolioBatches, ReferenceAccount, account_references
 from mmdump_page_pinner.marks import marked
 
@@ -47,7 +48,7 @@ class Held:
 
 def find_held(pages: PageRange, batches: FolioBatches) -> Held:
     """Find what is held in a range of pages."""
-    marks = np.flatnonzero(marked(pages.ext) & pages.readable) if pages.ext is not None else _NONE
+    marks = np.flatnonzero(marked(pages.ext)) if pages.ext is not None else _NONE
     candidates = _candidates(pages)
     judged = account_references(pages, candidates, batches)
     foll_pin, excess = judged.pincount > 0, judged.excess > 0
@@ -89,14 +90,11 @@ def _candidates(pages: PageRange) -> I64:
     That is what has a mapping, or is on the LRU, or is mapped by a process (such as a driver's buffer).
     Movable pages of drivers migrate by callbacks of their own.
     """
-    used = (pages.refcount != 0) & pages.readable & ~pages.is_tail
-    used &= ~pages.is_typed | pages.is_type("hugetlb")
-    used &= ~pages.has_flag("PG_reserved")
-    user = (pages.mapping & np.uint64(3)) != 2
-    user &= pages.mapping != 0
-    user |= pages.has_flag("PG_lru")
-    user |= (pages.raw_mapcount >= 0) | pages.is_head
-    rows = np.flatnonzero(used & user)
-    # A large folio keeps its mapcount elsewhere.
-    sure = (pages.mapping[rows] != 0) | pages.has_flag("PG_lru")[rows] | (pages.folio_mapcount(rows) > 0)
-    return rows[sure]
+    # Tails have no references of their own.
+    rows = np.flatnonzero(pages.refcount)
+    used = ~pages.is_tail[rows] & ~pages.has_flag("PG_reserved", at=rows)
+    used &= ~pages.is_typed(at=rows) | pages.is_type("hugetlb", at=rows)
+    rows = rows[used]
+    mapping = pages.mapping[rows]
+    user = (mapping != 0) | pages.has_flag("PG_lru", at=rows) | (pages.folio_mapcount(rows) > 0)
+    return rows[user & ((mapping & np.uint64(3)) != MAPPING_MOVABLE)]

@@ -90,7 +90,7 @@ def test_page_owner_records_are_what_drgn_reads(kernel: Kernel, ranges: list[Pag
             section = kernel.memmap.sections.index(pfn)
             base = int(kernel.memmap.sections.page_ext[section])
             owner = type(prog["vmemmap"])(prog, kind, address=base + stride * pfn + offset)
-            for name in record.dtype.names:
+            for name in record.names:
                 value = getattr(owner, name)
                 expected = value.string_() if name == "comm" else value.value_()
                 assert record[name][row] == expected
@@ -103,20 +103,21 @@ def test_flags_and_types_are_those_of_kpageflags(sample: Sample, ranges: list[Pa
         # The kernel's file ends at max_pfn; the last section may be longer.
         count = len(kernel_words)
         anon = (pages.mapping & np.uint64(1)) != 0
-        for bit, ours in (
+        for bit, own in (
             (KPF_BUDDY, pages.in_free_block),
             (KPF_SLAB, pages.is_type("slab")),
             (KPF_PGTABLE, pages.is_type("table")),
             (KPF_COMPOUND_HEAD, pages.is_head),
             (KPF_COMPOUND_TAIL, pages.is_tail),
             (KPF_LRU, pages.has_flag("PG_lru")),
-            (KPF_ANON, anon & ~pages.is_typed & (pages.refcount > 0)),
+            (KPF_ANON, anon & ~pages.is_typed() & (pages.refcount > 0)),
         ):
             theirs = ((kernel_words >> np.uint64(bit)) & np.uint64(1)).astype(bool)
+            ours = own
             if bit in (KPF_SLAB, KPF_LRU, KPF_ANON):
                 # The kernel looks these up in the head; ours are a page's own.
                 theirs = theirs & ~pages.is_tail[:count]
-                ours = ours & ~pages.is_tail
+                ours = own & ~pages.is_tail
             differ = int((theirs != ours[:count]).sum())
             # Files were read a moment before the dump: programs that read them came and went.
             assert differ <= 0.02 * count, f"bit {bit}: {differ} of {count} pages differ"

@@ -50,9 +50,7 @@ def test_nothing_else_is_held(pinned: Result, workload: truth.Workload) -> None:
     assert set(_held(pinned)["pfn"]) == known
 
 
-def test_owners_are_those_the_kernel_printed(
-    pinned: Result, owner_text: dict[int, truth.Record]
-) -> None:
+def test_owners_are_those_the_kernel_printed(pinned: Result, owner_text: dict[int, truth.Record]) -> None:
     stacks = dict(pinned.tables["stacks"].frame.select("stack_id", "frames").iter_rows())
     rows = pinned.tables["pages"].frame.to_dicts()
     assert rows
