@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mmdump import __version__
-from mmdump.errors import ExitStatus, MmdumpError, UsageError
+from mmdump.errors import ExitStatus, IncompleteError, MmdumpError, UsageError
 
 if TYPE_CHECKING:
     from mmdump.analysis import Analysis
@@ -176,13 +176,25 @@ def _analysis_command(analysis: type[Analysis]) -> click.Command:
 def _scan(
     analysis: Analysis,
     kernel: Kernel,
-    _plugins: Plugins,
+    plugins: Plugins,
     sink: Renderer,
     progress: Progress | None,
 ) -> Result:
     from mmdump.scan import run_one
 
-    return run_one(kernel, analysis, sink, progress)
+    try:
+        return run_one(kernel, analysis, sink, progress)
+    except (MmdumpError, BrokenPipeError):
+        raise
+    except Exception as error:
+        plugin = plugins.of(type(analysis))
+        if plugin is None or plugin.own:
+            raise
+        raise IncompleteError(
+            f"{analysis.name}, of plugin {plugin.name} ({plugin.source}), failed: "
+            f"{type(error).__name__}: {error}",
+            "The plugin's author will want what --debug prints.",
+        ) from error
 
 
 @cli.command("info", short_help="what is in this dump, and which analyses can run on it")
@@ -231,8 +243,8 @@ def _run(
     if vmcore is not None and live:
         raise UsageError("both a vmcore and --live were given", "Only one kernel at a time.")
     with (
+        _renderer(**output) as renderer,  # first: it refuses bad options before anything is read
         open_target(vmcore or "/proc/kcore", symbols=symbols, force=force_symbols, live=live) as target,
-        _renderer(**output) as renderer,
         _progress(quiet) as progress,
     ):
         kernel = Kernel(target, shared.plugins.page_ext_clients())

@@ -47,12 +47,14 @@ class LoadedPlugin:
 
     :param source: Where it came from: a distribution and its version, or a file.
     :param error: Why it could not be loaded, or what one of its hooks raised.
+    :param own: Whether it comes with mmdump.
     :param disabled: Whether the user switched it off.
     """
 
     name: str
     source: str
     module: str
+    own: bool = False
     error: str | None = None
     disabled: bool = False
     hooks: list[str] = field(default_factory=list)
@@ -67,6 +69,7 @@ class Plugins:
         self._found: dict[str, LoadedPlugin] = {}
         #: What went wrong while plugins were loaded or called, with its exception.
         self.errors: list[tuple[LoadedPlugin, BaseException]] = []
+        self._of: dict[type[Analysis], LoadedPlugin] = {}
 
     @property
     def found(self) -> list[LoadedPlugin]:
@@ -138,7 +141,12 @@ class Plugins:
                     f"Switch one off: {DISABLE_VARIABLE}={plugin.name}",
                 )
             found[analysis.name] = (plugin, analysis)
+            self._of[analysis] = plugin
         return {name: found[name][1] for name in sorted(found)}
+
+    def of(self, analysis: type[Analysis]) -> LoadedPlugin | None:
+        """The plugin that an analysis came from."""
+        return self._of.get(analysis)
 
     def page_ext_clients(self) -> list[PageExtClient]:
         """All users of page_ext that plugins declare; of two with one name, the first plugin's."""
@@ -164,8 +172,8 @@ def load_plugins(
     for point in sorted(entry_points(group=GROUP) if points is None else points, key=lambda each: each.name):
         home = point.dist
         source = f"{home.name} {home.version}" if home is not None else "unknown"
-        plugin = LoadedPlugin(point.name, source, point.value)
         own = home is not None and home.name == "mmdump"
+        plugin = LoadedPlugin(point.name, source, point.value, own)
         if point.name in off or ("*" in off and not own):
             plugins.disable(plugin)
             continue
