@@ -9,16 +9,17 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
 from mmdump import __version__
-from mmdump.errors import ExitStatus, IncompleteError, MmdumpError, UsageError
+from mmdump.errors import ExitStatus, IncompleteError, MmdumpError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     from mmdump.analysis import Analysis
     from mmdump.kernel import Kernel
+    from mmdump.kernelfile import KernelFile
     from mmdump.plugins import Plugins
     from mmdump.render import Renderer
     from mmdump.result import Result
@@ -208,6 +209,65 @@ def _info_command(ctx: click.Context, /, **given: Any) -> None:
     _run(ctx, lambda kernel, plugins, _sink, _progress: info(kernel, plugins), **given)
 
 
+@cli.command("cat", short_help="a kernel file, as of the dump")
+@_target_options
+@click.argument("file", required=False)
+@click.option("--list", "listing", is_flag=True, help="List the files there are.")
+@click.option("-o", "--output", metavar="FILE", help="Write to FILE.")
+@click.option("--force", is_flag=True, help="Replace the output file if it exists.")
+@click.pass_context
+def _cat_command(
+    ctx: click.Context,
+    /,
+    file: str | None,
+    listing: bool,
+    output: str | None,
+    force: bool,
+    vmcore: str | None,
+    **given: Any,
+) -> None:
+    """Print a proc, sysfs or debugfs file as the kernel would have printed it at the moment of the dump.
+
+    FILE is its path on a running machine, or the end of it.
+    """
+    from mmdump.kernelfile import find_kernel_file
+    from mmdump.render import open_output
+
+    shared = _context(ctx)
+    files = shared.plugins.kernel_files()
+    if listing:
+        for each in files:
+            click.echo(f"{each.path}  {each.summary}")
+        return
+    if given["live"] and file is None:
+        file, vmcore = vmcore, None
+    if file is None:
+        raise UsageError("no kernel file was named", "mmdump cat --list shows those there are.")
+    wanted = find_kernel_file(files, file)
+    with (
+        open_output(output, force) as out,
+        _opened(shared, vmcore, **given) as (kernel, progress),
+    ):
+        missing = _write_file(wanted, kernel, out, progress)
+    for sentence in missing:
+        click.echo(f"mmdump: {sentence}", err=True)
+    if missing or shared.plugins.failed:
+        ctx.exit(ExitStatus.INCOMPLETE)
+
+
+def _write_file(file: KernelFile, kernel: Kernel, out: BinaryIO, progress: Progress | None) -> Sequence[str]:
+    """Write a kernel file; returns one sentence for each thing that could not be read."""
+    from mmdump.scan import Ranges
+
+    reason = file.why_not(kernel)
+    if reason is not None:
+        raise UnsupportedError(f"{file.path}: {reason}")
+    ranges = Ranges(kernel, ext=file.ext, progress=progress)
+    for piece in file.read(kernel, ranges):
+        out.write(piece)
+    return ranges.missing()
+
+
 @cli.command("plugins", short_help="what is loaded, from where, what failed")
 @_output_options
 @click.pass_context
@@ -234,20 +294,14 @@ def _run(
     **output: Any,
 ) -> None:
     """Open the target, analyse it, and write the result."""
-    from mmdump.kernel import Kernel
-    from mmdump.target import open_target
-
     shared = _context(ctx)
-    if vmcore is None and not live:
-        raise UsageError("no vmcore was given", "Name a dump, or --live for the running kernel.")
-    if vmcore is not None and live:
-        raise UsageError("both a vmcore and --live were given", "Only one kernel at a time.")
     with (
         _renderer(**output) as renderer,  # first: it refuses bad options before anything is read
-        open_target(vmcore or "/proc/kcore", symbols=symbols, force=force_symbols, live=live) as target,
-        _progress(quiet) as progress,
+        _opened(shared, vmcore, symbols=symbols, live=live, force_symbols=force_symbols, quiet=quiet) as (
+            kernel,
+            progress,
+        ),
     ):
-        kernel = Kernel(target, shared.plugins.page_ext_clients())
         result = analyse(kernel, shared.plugins, renderer, progress)
         renderer.finish(result)
     if not isinstance(renderer, _text_renderer()):
@@ -256,6 +310,31 @@ def _run(
             click.echo(f"mmdump: {sentence}", err=True)
     if result.incomplete or shared.plugins.failed:
         ctx.exit(ExitStatus.INCOMPLETE)
+
+
+@contextlib.contextmanager
+def _opened(
+    shared: _Context,
+    vmcore: str | None,
+    *,
+    symbols: Sequence[str],
+    live: bool,
+    force_symbols: bool,
+    quiet: bool,
+) -> Iterator[tuple[Kernel, Progress | None]]:
+    """The kernel that was named, and something to report progress to."""
+    from mmdump.kernel import Kernel
+    from mmdump.target import open_target
+
+    if vmcore is None and not live:
+        raise UsageError("no vmcore was given", "Name a dump, or --live for the running kernel.")
+    if vmcore is not None and live:
+        raise UsageError("both a vmcore and --live were given", "Only one kernel at a time.")
+    with (
+        open_target(vmcore or "/proc/kcore", symbols=symbols, force=force_symbols, live=live) as target,
+        _progress(quiet) as progress,
+    ):
+        yield Kernel(target, shared.plugins.page_ext_clients()), progress
 
 
 def _text_renderer() -> type[Renderer]:

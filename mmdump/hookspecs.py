@@ -22,8 +22,9 @@ import pluggy
 if TYPE_CHECKING:
     from mmdump.analysis import Analysis
     from mmdump.kernel.page_ext import PageExtClient
+    from mmdump.kernelfile import KernelFile
 
-__all__ = ["mmdump_analyses", "mmdump_page_ext_clients"]
+__all__ = ["mmdump_analyses", "mmdump_kernel_files", "mmdump_page_ext_clients"]
 
 hookspec = pluggy.HookspecMarker("mmdump")
 
@@ -36,3 +37,8 @@ def mmdump_analyses() -> list[type[Analysis]]:  # type: ignore[empty-body]
 @hookspec
 def mmdump_page_ext_clients() -> list[PageExtClient]:  # type: ignore[empty-body]
     """Users of page_ext, by which ``pages.ext["name"]`` finds their per-page data."""
+
+
+@hookspec
+def mmdump_kernel_files() -> list[KernelFile]:  # type: ignore[empty-body]
+    """Files of the kernel that ``mmdump cat`` can print, by the plugin that owns their structures."""

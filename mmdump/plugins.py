@@ -21,6 +21,7 @@ from mmdump.result import Column, Result, Schema, Table
 if TYPE_CHECKING:
     from mmdump.analysis import Analysis
     from mmdump.kernel.page_ext import PageExtClient
+    from mmdump.kernelfile import KernelFile
 
 __all__ = ["DISABLE_VARIABLE", "GROUP", "LoadedPlugin", "Plugins", "load_plugins", "plugin_table"]
 
@@ -148,6 +149,13 @@ class Plugins:
         """The plugin that an analysis came from."""
         return self._of.get(analysis)
 
+    def kernel_files(self) -> list[KernelFile]:
+        """All kernel files that plugins can print, by path; of two with one path, the first plugin's."""
+        files: dict[str, KernelFile] = {}
+        for _plugin, file in self._call("mmdump_kernel_files"):
+            files.setdefault(file.path, file)
+        return [files[path] for path in sorted(files)]
+
     def page_ext_clients(self) -> list[PageExtClient]:
         """All users of page_ext that plugins declare; of two with one name, the first plugin's."""
         clients: dict[str, PageExtClient] = {}
@@ -206,6 +214,7 @@ def plugin_table(plugins: Plugins) -> Result:
 
     plugins.analyses()
     plugins.page_ext_clients()
+    plugins.kernel_files()
     found = plugins.found
     frame = pl.DataFrame(
         {

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
-from mmdump.errors import MmdumpError, UnsupportedError
+from mmdump.errors import IncompleteError, UnsupportedError
 from mmdump.result import Coverage, Result, RowSink, Schema, Table
 from mmdump.target.reader import ReadStatus
 from mmdump.target.summary import summarise
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from mmdump.analysis import Analysis, Columns, Parts
     from mmdump.kernel import Kernel
     from mmdump.kernel.arrays import U8
+    from mmdump.kernel.page import PageRange
 
-__all__ = ["Collect", "Progress", "run", "run_one"]
+__all__ = ["Collect", "Progress", "Ranges", "run", "run_one"]
 
 #: Called with (pages done, pages in all) after each range.
 Progress = Callable[[int, int], None]
@@ -141,16 +142,28 @@ def run(
             one.sink.begin(analysis.stream)
         runs.append(one)
     scanning = [one for one in runs if one.analysis.scans]
-    coverage = _scan(kernel, scanning, progress) if scanning else None
+    layout = kernel.page_ext
+    ext = any(layout.enabled(name) for one in scanning for name in one.analysis.page_ext)
+    ranges = Ranges(kernel, ext=ext, progress=progress)
+    for pages in ranges if scanning else ():
+        for one in scanning:
+            one.take(one.analysis.scan(pages, one.state))
+        del pages
+        if all(one.sink.satisfied for one in scanning):
+            break
 
     results = []
     for one in runs:
         result = one.analysis.finish(kernel, one.state, one.parts())
         if isinstance(one.sink, Collect) and one.analysis.stream is not None:
             result = result.with_table(one.sink.finish())
-        if one.analysis.scans and coverage is not None:
-            own = coverage if one.analysis.page_ext else replace(coverage, page_ext=None)
-            result = replace(result, coverage=own, incomplete=[*result.incomplete, *_missing(kernel, own)])
+        if one.analysis.scans:
+            coverage = ranges.coverage
+            result = replace(
+                result,
+                coverage=coverage if one.analysis.page_ext else replace(coverage, page_ext=None),
+                incomplete=[*result.incomplete, *ranges.missing()],
+            )
         results.append(replace(result, target=result.target or summarise(kernel.target)))
     return results
 
@@ -172,30 +185,52 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEEP_BYTES = 64 << 20
 
 
-def _scan(kernel: Kernel, runs: Sequence[_Run], progress: Progress | None) -> Coverage:
-    memmap = kernel.memmap
-    layout = kernel.page_ext
-    ext = any(layout.enabled(name) or layout.flags for one in runs for name in one.analysis.page_ext)
-    total, done = memmap.pages, 0
-    _keep_freed_memory()
-    coverage = Coverage(page_ext=Coverage() if ext else None)
-    if not total:
-        raise MmdumpError("this kernel has no page of memory that could be looked at")
-    for start, end in memmap.chunks():
-        pages = kernel.pages(start, end, ext=ext)
-        for one in runs:
-            one.take(one.analysis.scan(pages, one.state))
-        coverage += replace(
-            _count(pages.status), page_ext=None if pages.ext is None else _count(pages.ext.status)
-        )
-        # Before the next range is read: memory just used is memory in the caches.
-        del pages
-        done += end - start
-        if progress is not None:
-            progress(done, total)
-        if all(one.sink.satisfied for one in runs):
-            break
-    return coverage
+class Ranges:
+    """The pages of a kernel, one range after the other, with an account of what could be read.
+
+    :param ext: Whether the page_ext entries are wanted too, where the kernel has them.
+    """
+
+    def __init__(self, kernel: Kernel, *, ext: bool = False, progress: Progress | None = None) -> None:
+        self._kernel = kernel
+        self._ext = ext
+        self._progress = progress
+        #: What was read so far.
+        self.coverage = Coverage(page_ext=Coverage() if ext else None)
+
+    def __iter__(self) -> Iterator[PageRange]:
+        memmap = self._kernel.memmap
+        total = memmap.pages
+        if not total:
+            raise IncompleteError("no page of this kernel's memory is known", "The dump may be damaged.")
+        _keep_freed_memory()
+        for start, end in memmap.chunks():
+            pages = self._kernel.pages(start, end, ext=self._ext)
+            ext = None if pages.ext is None else _count(pages.ext.status)
+            self.coverage += replace(_count(pages.status), page_ext=ext)
+            yield pages
+            # Before the next range is read: memory just used is memory in the caches.
+            del pages
+            if self._progress is not None:
+                self._progress(self.coverage.pages, total)
+
+    def missing(self) -> list[str]:
+        """One sentence for each thing that should have been read and could not be."""
+        reasons = []
+        if self.coverage.unreadable or self.coverage.erased:
+            lost = self.coverage.unreadable + self.coverage.erased
+            reasons.append(f"struct page of {lost} of {self.coverage.pages} pages could not be read")
+        ext = self.coverage.page_ext
+        if ext is not None and (ext.unreadable or ext.erased):
+            reasons.append(
+                f"page_ext of {ext.unreadable + ext.erased} of {ext.pages} pages could not be read"
+            )
+        if self._kernel.memmap.unreadable_sections:
+            reasons.append(
+                f"{self._kernel.memmap.unreadable_sections} parts of the memory section table could not be "
+                "read: pages they describe are not counted at all"
+            )
+        return reasons
 
 
 def _count(status: U8) -> Coverage:
@@ -207,20 +242,3 @@ def _count(status: U8) -> Coverage:
         zero_filled=int(counts[ReadStatus.ZERO_FILLED]),
         erased=int(counts[ReadStatus.ERASED]),
     )
-
-
-def _missing(kernel: Kernel, coverage: Coverage) -> list[str]:
-    """One sentence for each thing that the scan needed and could not read."""
-    reasons = []
-    if coverage.unreadable or coverage.erased:
-        lost = coverage.unreadable + coverage.erased
-        reasons.append(f"struct page of {lost} of {coverage.pages} pages could not be read")
-    if coverage.page_ext is not None and (coverage.page_ext.unreadable or coverage.page_ext.erased):
-        lost = coverage.page_ext.unreadable + coverage.page_ext.erased
-        reasons.append(f"page_ext of {lost} of {coverage.page_ext.pages} pages could not be read")
-    if kernel.memmap.unreadable_sections:
-        reasons.append(
-            f"{kernel.memmap.unreadable_sections} parts of the memory section table could not be read: "
-            "pages they describe are not counted at all"
-        )
-    return reasons

@@ -11,7 +11,7 @@ from drgn import FaultError
 from mmdump.errors import IncompleteError, UnsupportedError
 from mmdump.kernel.cma import CmaArea, read_cma_areas
 from mmdump.kernel.memmap import MemMap, read_memmap
-from mmdump.kernel.names import FlagNames, read_flag_names
+from mmdump.kernel.names import FlagNames, PageFlagText, read_flag_fields, read_flag_names
 from mmdump.kernel.page import PageLayout, PageRange, read_page_layout
 from mmdump.kernel.page_ext import PageExtClient, PageExtLayout, read_page_ext, read_page_ext_layout
 from mmdump.kernel.pageblock import PageblockLayout, read_pageblock_layout, read_pageblocks
@@ -121,6 +121,11 @@ class Kernel:
         """Names of page flags."""
         bits = (1 << self.page_layout.flags.get("__NR_PAGEFLAGS", 24)) - 1
         return read_flag_names(self.target.prog, "pageflag_names", bits)
+
+    @_kernel_fact("the names of page flags")
+    def page_flag_text(self) -> PageFlagText:
+        """Page flags as ``%pGp`` prints them."""
+        return PageFlagText(self.page_flag_names, tuple(read_flag_fields(self.target.prog)))
 
     @_kernel_fact("the names of gfp flags")
     def gfp_names(self) -> FlagNames:

@@ -9,7 +9,21 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-__all__ = ["I32", "I64", "U8", "U64", "Bools", "Bytes", "Struct", "c_text", "decoded", "printable", "runs"]
+__all__ = [
+    "I32",
+    "I64",
+    "U8",
+    "U64",
+    "Bools",
+    "Bytes",
+    "Struct",
+    "blanked",
+    "c_text",
+    "decoded",
+    "hex_text",
+    "printable",
+    "runs",
+]
 
 Bools: TypeAlias = NDArray[np.bool_]
 U8: TypeAlias = NDArray[np.uint8]
@@ -19,6 +33,18 @@ U64: TypeAlias = NDArray[np.uint64]
 Bytes: TypeAlias = NDArray[np.bytes_]
 #: A structured array (or one field of it, of whatever type the kernel has there).
 Struct: TypeAlias = NDArray[Any]
+
+
+def blanked(raw: U8, lost: Bools) -> U8:
+    """The bytes of rows of equal size, with zeros in those that are lost: nobody shall believe half a row.
+
+    :return: The array itself when no row is lost.
+    """
+    if not lost.any():
+        return raw
+    raw = raw.copy()
+    raw.reshape(len(lost), -1)[lost] = 0
+    return raw
 
 
 def runs(values: NDArray[Any]) -> tuple[I64, I64]:
@@ -52,6 +78,18 @@ def decoded(codes: pl.Series, decode: Callable[[Any], Any], dtype: pl.DataType) 
     table = pl.DataFrame({"code": values, "meaning": meanings})
     frame = pl.DataFrame({"code": codes})
     return frame.join(table, on="code", how="left", nulls_equal=True, maintain_order="left")["meaning"]
+
+
+def hex_text(values: U64) -> pl.Series:
+    """Numbers in lower-case hexadecimal without a prefix, as ``%lx`` prints them."""
+    shifts = np.arange(60, -4, -4, dtype=np.uint64)
+    digits = _DIGITS[((values[:, None] >> shifts) & np.uint64(15)).astype(np.uint8)]
+    text = np.strings.lstrip(np.ascontiguousarray(digits).view("S16").reshape(-1), b"0")
+    text[text == b""] = b"0"
+    return pl.Series(text.tolist(), dtype=pl.Binary).cast(pl.String)
+
+
+_DIGITS = np.frombuffer(b"0123456789abcdef", np.uint8)
 
 
 def c_text(*words: int | None) -> str | None:

@@ -17,7 +17,7 @@ from mmdump.kernel.layout import c_string, find_object
 if TYPE_CHECKING:
     from drgn import Program
 
-__all__ = ["FlagNames", "read_flag_names"]
+__all__ = ["FlagField", "FlagNames", "PageFlagText", "read_flag_fields", "read_flag_names"]
 
 #: Entries that a table of names is read to at most.
 _MAX_NAMES = 256
@@ -65,3 +65,63 @@ def read_flag_names(prog: Program, table: str, bits: int) -> FlagNames:
             except FaultError:
                 break
     return FlagNames(tuple(names), bits)
+
+
+@dataclass(frozen=True)
+class FlagField:
+    """A number that page->flags holds above the flags: section, node, zone, lastcpupid, kasantag."""
+
+    name: str
+    width: int
+    shift: int
+    mask: int
+    hexadecimal: bool
+
+
+def read_flag_fields(prog: Program) -> list[FlagField]:
+    """The table by which the kernel prints these fields, ``pff``; empty where it has none."""
+    table = find_object(prog, "pff")
+    fields = []
+    if table is not None:
+        for index in range(min(table.type_.length or 0, _MAX_FIELDS)):
+            try:
+                entry = table[index]
+                name = c_string(entry.name)
+                width, shift = entry.width.value_(), entry.shift.value_()
+                mask = entry.mask.value_() & 0xFFFFFFFF
+            except FaultError:
+                return []
+            if not 0 <= width <= 64 or not 0 <= shift < 64:
+                return []
+            # Two printf_specs are used here: default_dec_spec, and for these default_flag_spec.
+            fields.append(FlagField(name, width, shift, mask, name in ("lastcpupid", "kasantag")))
+    return fields
+
+
+#: There are five.
+_MAX_FIELDS = 16
+
+
+@dataclass(frozen=True)
+class PageFlagText:
+    """page->flags as ``%pGp`` prints it.
+
+    :param names: Names of the flags proper.
+    :param fields: The fields above them.
+    """
+
+    names: FlagNames
+    fields: tuple[FlagField, ...]
+
+    def text(self, word: int) -> str:
+        """``0x100000000020828(uptodate|lru|owner_2|swapbacked|node=0|zone=1)``."""
+        return f"{word:#x}({self.inside(word)})"
+
+    def inside(self, word: int) -> str:
+        """What stands between the brackets."""
+        parts = self.names.split(word)
+        for field in self.fields:
+            if field.width:
+                value = word >> field.shift & field.mask
+                parts.append(f"{field.name}={value:#x}" if field.hexadecimal else f"{field.name}={value}")
+        return "|".join(parts)

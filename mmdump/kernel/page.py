@@ -16,7 +16,7 @@ import numpy as np
 from drgn import offsetof
 
 from mmdump.errors import UnsupportedError
-from mmdump.kernel.arrays import I32, I64, U8, U64, Bools, Struct
+from mmdump.kernel.arrays import I32, I64, U8, U64, Bools, Struct, blanked
 from mmdump.kernel.layout import byteorder, enumerators, member_dtype, member_type, struct_dtype
 from mmdump.target.reader import ReadStatus
 
@@ -102,7 +102,9 @@ def read_page_layout(prog: Program, vmemmap: int, page_shift: int) -> PageLayout
             "private": ("private",),
             "_mapcount": ("_mapcount",),
             "_refcount": ("_refcount",),
+            "memcg_data": ("memcg_data",),
         },
+        optional=("memcg_data",),  # with CONFIG_MEMCG
     )
     types = enumerators(prog, "enum pagetype")
     if "PGTY_buddy" not in types:
@@ -161,8 +163,8 @@ class PageRange:
         self.status = status
         #: The page_ext entries of these pages; None where this kernel or the analysis has none.
         self.ext = ext
-        self._raw = raw
-        self._rows: Struct = raw.view(layout.dtype)
+        self._raw = blanked(raw, status != ReadStatus.READ)
+        self._rows: Struct = self._raw.view(layout.dtype)
         self._zone_bits = zone_bits
         self._blocks = blocks
 
@@ -198,6 +200,13 @@ class PageRange:
     def private(self) -> U64:
         """``page->private``."""
         return self._word("private")
+
+    @cached_property
+    def memcg_data(self) -> U64:
+        """``page->memcg_data``; zeros without CONFIG_MEMCG."""
+        if "memcg_data" not in (self.layout.dtype.names or ()):
+            return np.zeros(len(self), np.uint64)
+        return self._word("memcg_data")
 
     @cached_property
     def refcount(self) -> I32:
@@ -355,7 +364,8 @@ class PageRange:
         """How often the folio is mapped, ``folio_mapcount()``, for rows that are heads or small folios."""
         # 6.10: _large_mapcount is the sum of all mappings, less one.
         large = self.is_head[heads]
-        small = np.where(self.is_typed(at=heads), 0, self.raw_mapcount[heads].astype(np.int64) + 1)
+        counts = self.readable[heads] & ~self.is_typed(at=heads)
+        small = np.where(counts, self.raw_mapcount[heads].astype(np.int64) + 1, 0)
         return np.where(large, self.folio_field("_large_mapcount", heads) + 1, small)
 
     def folio_pincount(self, heads: I64) -> I64:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from drgn import FaultError, sizeof
 
-from mmdump.kernel.arrays import I64, U8, U64, Bools, Struct
+from mmdump.kernel.arrays import I64, U8, U64, Bools, Struct, blanked
 from mmdump.kernel.layout import byteorder, enumerators, find_object, find_type, struct_dtype
 from mmdump.target.reader import ReadStatus
 
@@ -264,6 +264,7 @@ def read_page_ext(
         # The bias may wrap around zero, as in C.
         address = (base + layout.stride * low) & 0xFFFFFFFFFFFFFFFF
         chunk = reader.read(address, (high - low) * layout.stride)
-        data.append(chunk.data)
-        status.append(chunk.row_status(layout.stride, high - low))
+        rows = chunk.row_status(layout.stride, high - low)
+        data.append(blanked(chunk.data, rows != ReadStatus.READ))
+        status.append(rows)
     return PageExtRange(data, np.concatenate(status), layout)

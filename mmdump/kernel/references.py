@@ -133,7 +133,8 @@ class ReferenceAccount:
 
     :param references: All of them, ``folio_ref_count()``.
     :param mapcount: Mappings into page tables, ``folio_mapcount()``.
-    :param pincount: FOLL_PIN pins; see :meth:`PageRange.folio_pincount`.
+    :param pincount: FOLL_PIN pins; see :meth:`PageRange.folio_pincount`. Of a small folio only references
+        without another known reason can be pins: libc's pages are mapped more than 1024 times.
     :param explained: References with a known reason, pins among them.
     :param excess: References that nothing known explains.
     """
@@ -157,7 +158,6 @@ def account_references(pages: PageRange, rows: I64, batches: FolioBatches) -> Re
     """
     references = pages.refcount[rows].astype(np.int64) & 0xFFFFFFFF
     mapcount = pages.folio_mapcount(rows)
-    pincount = pages.folio_pincount(rows)
     kinds = folio_kinds(pages, rows)
     count = np.left_shift(1, pages.folio_order[rows].astype(np.int64))
     cached = kinds.file | kinds.shmem
@@ -166,8 +166,11 @@ def account_references(pages: PageRange, rows: I64, batches: FolioBatches) -> Re
     swapcache = pages.has_all_flags("PG_swapcache", "PG_swapbacked", at=rows)
     private = pages.has_flag("PG_private", at=rows) & ~kinds.anon
     batched = batches.references(rows + pages.start)
-    pins = np.where(pages.is_head[rows], pincount, pincount * GUP_PIN_COUNTING_BIAS)
-    explained = mapcount + np.where(cached | swapcache, count, 0) + private + batched + pins
+    explained = mapcount + np.where(cached | swapcache, count, 0) + private + batched
+    large, pincount = pages.is_head[rows], pages.folio_pincount(rows)
+    others = np.maximum(references - explained, 0)
+    pincount = np.where(large, pincount, np.minimum(pincount, others // GUP_PIN_COUNTING_BIAS))
+    explained += np.where(large, pincount, pincount * GUP_PIN_COUNTING_BIAS)
 
     user = kinds.anon | cached
     on_lru = pages.has_flag("PG_lru", at=rows)

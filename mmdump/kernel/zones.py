@@ -10,6 +10,7 @@ from drgn import FaultError
 
 from mmdump.kernel.arrays import I64, U8, U64
 from mmdump.kernel.layout import c_string, enumerators
+from mmdump.kernel.names import read_flag_fields
 
 if TYPE_CHECKING:
     from drgn import Program
@@ -60,7 +61,17 @@ class ZoneBits:
 
 
 def read_zone_bits(prog: Program) -> ZoneBits:
-    """Work out the widths as ``include/linux/page-flags-layout.h`` does."""
+    """Find the fields: from the table by which the kernel prints them, or else as it lays them out.
+
+    ``pff`` (lib/vsprintf.c, 5.13 and newer) has them all; before, widths follow from configuration as in
+    ``include/linux/page-flags-layout.h``.
+    """
+    fields = {field.name: field for field in read_flag_fields(prog)}
+    if "zone" in fields and "node" in fields:
+        zone, node = fields["zone"], fields["node"]
+        return ZoneBits(
+            zone.shift, zone.mask if zone.width else 0, node.shift, node.mask if node.width else 0
+        )
     zones = enumerators(prog, "enum zone_type").get("__MAX_NR_ZONES", 4)
     zone_width = (zones - 1).bit_length()
     try:

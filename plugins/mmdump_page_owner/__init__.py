@@ -5,8 +5,10 @@ from __future__ import annotations
 from mmdump import hookimpl
 from mmdump.analysis import Analysis
 from mmdump.kernel.page_ext import PageExtClient
+from mmdump.kernelfile import KernelFile
 from mmdump_page_owner.analysis import PageOwner
 from mmdump_page_owner.record import PAGE_OWNER, Owners, why_no_owner
+from mmdump_page_owner.text import PAGE_OWNER_FILE
 
 __all__ = ["PAGE_OWNER", "Owners", "PageOwner", "why_no_owner"]
 
@@ -15,6 +17,12 @@ __all__ = ["PAGE_OWNER", "Owners", "PageOwner", "why_no_owner"]
 def mmdump_page_ext_clients() -> list[PageExtClient]:
     """The client that keeps an allocation record for each page."""
     return [PAGE_OWNER]
+
+
+@hookimpl
+def mmdump_kernel_files() -> list[KernelFile]:
+    """The allocations of all pages as the kernel lists them."""
+    return [PAGE_OWNER_FILE]
 
 
 @hookimpl

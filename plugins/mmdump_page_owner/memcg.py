@@ -1,0 +1,56 @@
+"""The line of a page_owner record that says which memory cgroup is charged (``print_page_owner_memcg()``)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from drgn import FaultError, Object
+
+from mmdump.kernel.layout import c_string, enumerators, find_object, has_member
+
+if TYPE_CHECKING:
+    from mmdump.kernel import Kernel
+
+__all__ = ["charged_text"]
+
+
+def _css_online(kernel: Kernel) -> int:
+    found = find_object(kernel.target.prog, "CSS_ONLINE")
+    return int(found.value_()) if found is not None else 1 << 1
+
+
+def charged_text(kernel: Kernel, memcg_data: int) -> str:
+    """The text for a value of ``page->memcg_data``; empty where nothing is charged, or it is garbage.
+
+    5.18 to 7.0: a ``struct mem_cgroup``, or with MEMCG_DATA_KMEM a ``struct obj_cgroup``. Some stable kernels
+    (6.12.117 is one) got the printing of 7.2, which takes every pointer for an obj_cgroup, without the change
+    that makes it one: they print nothing for pages charged to the root, and crash on others. What is printed
+    here is what the pages say.
+    """
+    if not memcg_data:
+        return ""
+    prog = kernel.target.prog
+    bits = enumerators(prog, "enum page_memcg_data_flags")
+    # MEMCG_DATA_OBJEXTS since 6.10, MEMCG_DATA_OBJCGS before.
+    slab = bits.get("MEMCG_DATA_OBJEXTS", bits.get("MEMCG_DATA_OBJCGS", 1))
+    kmem = bits.get("MEMCG_DATA_KMEM", 2)
+    if memcg_data & slab:
+        return "Slab cache page\n"
+    # Below the pointer are flags: two up to 6.9, three since.
+    pointer = memcg_data & ~(7 if "MEMCG_DATA_OBJEXTS" in bits else 3)
+    try:
+        if memcg_data & kmem:
+            memcg = Object(prog, "struct obj_cgroup *", pointer).memcg.read_()
+        else:
+            memcg = Object(prog, "struct mem_cgroup *", pointer)
+        if not memcg:
+            return ""
+        online = memcg.css.flags.value_() & _css_online(kernel)
+        node = memcg.css.cgroup.kn
+        # kernfs_name(): the root has no name of its own. Its parent's member was renamed in 6.15.
+        parent = node.member_("__parent" if has_member(node.type_.type, "__parent") else "parent")
+        name = c_string(node.name, 79) if parent else "/"
+    except (FaultError, LookupError, AttributeError):
+        return ""
+    by_objcg = "(via objcg) " if memcg_data & kmem else ""
+    return f"Charged {by_objcg}to {'' if online else 'offline '}memcg {name}\n"
