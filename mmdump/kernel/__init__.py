@@ -73,7 +73,9 @@ class Kernel:
     @_kernel_fact("struct page")
     def page_layout(self) -> PageLayout:
         """How struct page and struct folio are laid out."""
-        return read_page_layout(self.target.prog, self.memmap.vmemmap, self.target.page_shift)
+        return read_page_layout(
+            self.target.prog, self.memmap.vmemmap, self.target.page_shift, self.target.vmcoreinfo
+        )
 
     @_kernel_fact("page_ext")
     def page_ext(self) -> PageExtLayout:

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from drgn import FaultError
 
-from mmdump.errors import UnsupportedError
 from mmdump.kernel.arrays import Bools
 from mmdump.kernel.layout import c_string, find_object, has_member
 from mmdump.target.reader import ReadStatus
 
 if TYPE_CHECKING:
-    from drgn import Program
+    from drgn import Object, Program
 
     from mmdump.target import Reader
 
@@ -52,25 +51,31 @@ def read_cma_areas(prog: Program, end_pfn: int) -> list[CmaArea]:
     """The areas of this kernel; none where it has no CMA. Areas that are garbage or empty are left out.
 
     :param end_pfn: One past the highest valid PFN.
-    :raises UnsupportedError: CMA areas have a form that mmdump does not know.
+    An area of several ranges (6.15) is one for each, named NAME, NAME.1 and so on.
     """
     table, count = find_object(prog, "cma_areas"), find_object(prog, "cma_area_count")
     if table is None or count is None:
         return []
-    if not has_member(prog.type("struct cma"), "base_pfn"):
-        # 6.15 gave areas several ranges.
-        raise UnsupportedError("mmdump does not know this kernel's CMA areas yet")
+    several = has_member(prog.type("struct cma"), "nranges")
     areas = []
     for index in range(min(count.value_(), table.type_.length or 0, _MAX_AREAS)):
         try:
             area = table[index].read_()
-            base, pages, order = area.base_pfn.value_(), area.count.value_(), area.order_per_bit.value_()
-            bitmap, name = area.bitmap.value_(), c_string(area.name)
+            order, name = area.order_per_bit.value_(), c_string(area.name) or f"cma{index}"
+            # 6.15 gave areas several ranges, each with a bitmap.
+            parts = area.ranges[: _ranges(area)] if several else [area]
         except FaultError:
             continue
-        if 0 < pages <= _MAX_PAGES and base + pages <= end_pfn and order < 32 and bitmap:
-            areas.append(CmaArea(name or f"cma{index}", base, pages, order, bitmap))
+        for number, part in enumerate(parts):
+            base, pages, bitmap = part.base_pfn.value_(), part.count.value_(), part.bitmap.value_()
+            if 0 < pages <= _MAX_PAGES and base + pages <= end_pfn and order < 32 and bitmap:
+                areas.append(CmaArea(f"{name}.{number}" if number else name, base, pages, order, bitmap))
     return areas
+
+
+def _ranges(area: Object) -> int:
+    """How many ranges an area has, as far as that can be believed."""
+    return min(max(area.nranges.value_(), 0), area.ranges.type_.length or 0)
 
 
 def read_cma_bitmap(reader: Reader, area: CmaArea) -> Bools | None:

@@ -100,7 +100,9 @@ def member_dtype(member: Type, order: str) -> np.dtype[np.generic]:
             return np.dtype(f"S{real.length}")
     if real.kind == TypeKind.POINTER:
         return np.dtype(f"{order}u{real.size}")
-    if real.kind in (TypeKind.INT, TypeKind.BOOL, TypeKind.ENUM) and real.size in (1, 2, 4, 8):
+    if real.kind == TypeKind.ENUM and real.type is not None:
+        real = real.type.unaliased()
+    if real.kind in (TypeKind.INT, TypeKind.BOOL) and real.size in (1, 2, 4, 8):
         signed = real.kind == TypeKind.INT and real.is_signed
         return np.dtype(f"{order}{'i' if signed else 'u'}{real.size}")
     raise UnsupportedError(f"a member of type {member.type_name()} cannot be read as a column")

@@ -73,7 +73,8 @@ class MemMap:
     :param page_size: ``sizeof(struct page)``, the stride of the array.
     :param ranges: Valid PFN ranges, ascending and disjoint, int64 of shape (n, 2): start and end.
     :param sections: The memory sections behind them.
-    :param unreadable_sections: Roots of the section table that could not be read; their pages are unknown.
+    :param unreadable_sections: Parts of the section table that could not be read (roots, and maps of
+        sub-sections); their pages are unknown.
     """
 
     vmemmap: int
@@ -107,6 +108,8 @@ class MemMap:
 
     def valid(self, pfn: I64) -> Bools:
         """Which PFNs have a ``struct page``, for an array of PFNs of any shape."""
+        if not len(self.ranges):
+            return np.zeros(np.shape(pfn), bool)
         row = np.searchsorted(self.ranges[:, 0], pfn, side="right") - 1
         return (row >= 0) & (pfn < self.ranges[row, 1])
 
@@ -151,7 +154,10 @@ def read_memmap(target: Target) -> MemMap:
     )
     if has_member(usage, "subsection_map"):
         maps = offsetof(usage, "subsection_map")
-        ranges = _valid_ranges(target, sections, early, rows["usage"].astype(np.uint64) + np.uint64(maps))
+        ranges, lost = _valid_ranges(
+            target, sections, early, rows["usage"].astype(np.uint64) + np.uint64(maps)
+        )
+        unreadable += lost
     else:
         ranges = _merge(number * sections.pages, (number + 1) * sections.pages)
     return MemMap(vmemmap.value_(), sizeof(page), ranges, sections, unreadable)
@@ -177,7 +183,12 @@ def _section_table(target: Target, dtype: np.dtype[np.void]) -> tuple[I64, Struc
         raise UnsupportedError("this kernel's section table is a static array, which mmdump cannot read yet")
     per_root = _constant(target.prog, "SECTIONS_PER_ROOT")
     # The number of roots is a macro; makedumpfile needs it too, so it is in VMCOREINFO.
-    roots = min(int(target.vmcoreinfo.get("LENGTH(mem_section)", _DEFAULT_ROOTS)), _MAX_ROOTS)
+    try:
+        roots = int(target.vmcoreinfo["LENGTH(mem_section)"])
+    except (KeyError, ValueError):
+        roots = 0
+    if not 0 < roots <= _MAX_ROOTS:
+        roots = _DEFAULT_ROOTS
     table = target.reader.read(mem_section.value_(), roots * target.prog.type("void *").size)
     pointers = table.data.view(byteorder(target.prog) + "u8")
     numbers = []
@@ -195,26 +206,32 @@ def _section_table(target: Target, dtype: np.dtype[np.void]) -> tuple[I64, Struc
     return np.concatenate(numbers), np.concatenate(parts), missing
 
 
-def _valid_ranges(target: Target, sections: Sections, early: Bools, maps: U64) -> I64:
+def _valid_ranges(target: Target, sections: Sections, early: Bools, maps: U64) -> tuple[I64, int]:
     """PFN ranges of the sections: whole for early ones, by their map of 2 MiB sub-sections for others.
 
     Mirrors ``pfn_section_valid()``. A sub-section map that cannot be read leaves its section out.
+
+    :return: The ranges, and how many maps could not be read.
     """
     pages = sections.pages
     starts = [sections.number[early] * pages]
     ends = [(sections.number[early] + 1) * pages]
     sub = 1 << (_SUBSECTION_SHIFT - target.page_shift)
+    lost = 0
     for row in np.flatnonzero(~early).tolist():
         chunk = target.reader.read(int(maps[row]), pages // sub // 8)
+        lost += bool((chunk.status == ReadStatus.UNREADABLE).any())
         bits = np.unpackbits(chunk.data, bitorder="little")
         present = int(sections.number[row]) * pages + np.flatnonzero(bits) * sub
         starts.append(present)
         ends.append(present + sub)
-    return _merge(np.concatenate(starts), np.concatenate(ends))
+    return _merge(np.concatenate(starts), np.concatenate(ends)), lost
 
 
 def _merge(starts: I64, ends: I64) -> I64:
     """Join ranges that touch; the ranges do not overlap."""
+    if not len(starts):
+        return np.empty((0, 2), np.int64)
     order = np.argsort(starts)
     starts, ends = starts[order], ends[order]
     first = np.concatenate(([True], starts[1:] != ends[:-1]))

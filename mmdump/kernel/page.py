@@ -13,11 +13,18 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-from drgn import offsetof
+from drgn import offsetof, sizeof
 
 from mmdump.errors import UnsupportedError
 from mmdump.kernel.arrays import I32, I64, U8, U64, Bools, Struct, blanked
-from mmdump.kernel.layout import byteorder, enumerators, member_dtype, member_type, struct_dtype
+from mmdump.kernel.layout import (
+    byteorder,
+    enumerators,
+    has_member,
+    member_dtype,
+    member_type,
+    struct_dtype,
+)
 from mmdump.target.reader import ReadStatus
 
 if TYPE_CHECKING:
@@ -32,6 +39,7 @@ __all__ = [
     "MAPPING_ANON",
     "MAPPING_KSM",
     "MAPPING_MOVABLE",
+    "FolioField",
     "PageLayout",
     "PageRange",
     "read_page_layout",
@@ -45,13 +53,16 @@ MAPPING_KSM = 3
 #: FOLL_PIN adds this to the reference count of a small folio, in every kernel that has it (5.6 and newer).
 GUP_PIN_COUNTING_BIAS = 1024
 
+#: With types as bits: set in every page_type that is one, and the least _mapcount that is none (6.1: -128).
+_BITS_BASE, _BITS_UNDERFLOW = 0xF0000000, -128
+
 #: A folio of a larger order than this is not believed: 16 GiB hugetlb pages of 4 KiB base pages have 22.
 _MAX_FOLIO_ORDER = 24
 
 
 @dataclass(frozen=True)
-class _Field:
-    """A scalar of struct folio that lies in one of the folio's first pages."""
+class FolioField:
+    """A scalar of struct folio (or of its first tail pages) that lies beyond its first page."""
 
     offset: int
     dtype: np.dtype[np.generic]
@@ -62,20 +73,28 @@ class PageLayout:
     """How this kernel lays out ``struct page`` and ``struct folio``. Plain data.
 
     :param dtype: The members of ``struct page`` that are columns, at their offsets.
-    :param folio: Scalars of ``struct folio`` beyond its first page.
+    :param folio: Scalars of ``struct folio`` beyond its first page, those that this kernel has.
     :param flags: Bit numbers by name, ``enum pageflags`` with its aliases.
-    :param types: Values of the top byte of ``page_type`` by name, ``enum pagetype``.
+    :param types: Page types by name: top bytes of ``page_type``, or with ``types_are_bits`` bits of it.
     :param vmemmap: Address of the ``struct page`` of PFN 0.
     :param max_buddy_order: The largest order the buddy allocator has.
+    :param types_are_bits: Whether a page has a type when that bit of ``page_type`` is clear (4.18 to 6.10).
+    :param head_is_mask: Whether tails hold a mask that makes their head's address of their own (7.1).
+    :param fake_heads: Whether tails of optimised hugetlb pages may look like heads (5.18 to 7.0).
+    :param hugetlb_dtor: The destructor that makes a folio hugetlb (up to 6.5); since 6.9 a page type does.
     """
 
     dtype: np.dtype[np.void]
-    folio: Mapping[str, _Field]
+    folio: Mapping[str, FolioField]
     flags: Mapping[str, int]
     types: Mapping[str, int]
     vmemmap: int
     page_shift: int
     max_buddy_order: int
+    types_are_bits: bool = False
+    head_is_mask: bool = False
+    fake_heads: bool = True
+    hugetlb_dtor: int | None = None
 
     def mask(self, *names: str) -> int:
         """The mask of these page flags; a flag that this kernel does not have adds nothing."""
@@ -86,7 +105,9 @@ class PageLayout:
         return bits
 
 
-def read_page_layout(prog: Program, vmemmap: int, page_shift: int) -> PageLayout:
+def read_page_layout(
+    prog: Program, vmemmap: int, page_shift: int, vmcoreinfo: Mapping[str, str]
+) -> PageLayout:
     """Find out how this kernel lays out its pages.
 
     :raises UnsupportedError: In a way that mmdump does not know.
@@ -96,8 +117,8 @@ def read_page_layout(prog: Program, vmemmap: int, page_shift: int) -> PageLayout
         prog,
         page,
         {
-            "flags": ("flags",),
-            "compound_head": ("compound_head",),
+            "flags": ("flags",),  # a struct of one member since 6.18
+            "compound_head": ("compound_info", "compound_head"),  # renamed in 7.1
             "mapping": ("mapping",),
             "private": ("private",),
             "_mapcount": ("_mapcount",),
@@ -106,36 +127,84 @@ def read_page_layout(prog: Program, vmemmap: int, page_shift: int) -> PageLayout
         },
         optional=("memcg_data",),  # with CONFIG_MEMCG
     )
-    types = enumerators(prog, "enum pagetype")
-    if "PGTY_buddy" not in types:
-        # 6.12 put one type into the top byte of page_type; before, each type was a bit.
-        raise UnsupportedError(
-            "mmdump does not know this kernel's page types yet: it reads those of Linux 6.12 and newer"
-        )
-    folio = _folio_fields(prog)
-    zone = prog.type("struct zone").member("free_area").type
+    types, types_are_bits = _page_types(prog, vmcoreinfo)
+    zone = prog.type("struct zone")
+    masks = has_member(page, "compound_info")
+    destructors = enumerators(prog, "enum compound_dtor_id")
     return PageLayout(
         dtype=dtype,
-        folio=folio,
+        folio=_folio_fields(prog),
         flags=enumerators(prog, "enum pageflags"),
-        types={name.removeprefix("PGTY_"): value for name, value in types.items()},
+        types=types,
         vmemmap=vmemmap,
         page_shift=page_shift,
-        max_buddy_order=(zone.length or 11) - 1,
+        max_buddy_order=(zone.member("free_area").type.length or 11) - 1,
+        types_are_bits=types_are_bits,
+        # 7.1: with the hugetlb vmemmap optimisation, where sizeof(struct page) is a power of two.
+        head_is_mask=masks
+        and has_member(zone, "vmemmap_tails")
+        and dtype.itemsize & (dtype.itemsize - 1) == 0,
+        fake_heads=not masks,
+        hugetlb_dtor=destructors.get("HUGETLB_PAGE_DTOR"),
     )
 
 
-def _folio_fields(prog: Program) -> dict[str, _Field]:
-    folio = prog.type("struct folio")
+def _page_types(prog: Program, vmcoreinfo: Mapping[str, str]) -> tuple[dict[str, int], bool]:
+    """Page types by name, and whether they are bits.
+
+    :raises UnsupportedError: They have a form that mmdump does not know.
+    """
+    types = enumerators(prog, "enum pagetype")
+    if "PGTY_buddy" in types:
+        # 6.12: the top byte of page_type names one type.
+        return {name.removeprefix("PGTY_"): value for name, value in types.items()}, False
+    buddy = vmcoreinfo.get("NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)")
+    if buddy == str(~_BITS_511["buddy"]) and has_member(prog.type("struct page"), "memcg_data"):
+        # 4.18 to 6.10: a type is a clear bit. They are macros; table and guard moved in 5.11, which also
+        # gave struct page its memcg_data.
+        return dict(_BITS_511), True
+    raise UnsupportedError(
+        "mmdump does not know this kernel's page types",
+        "It reads those of Linux 5.11 to 6.10, and of 6.12 and newer.",
+    )
+
+
+#: include/linux/page-flags.h from 5.11 to 6.10; hugetlb came with 6.9, slab with 6.10.
+_BITS_511 = {
+    "buddy": 0x80,
+    "offline": 0x100,
+    "table": 0x200,
+    "guard": 0x400,
+    "hugetlb": 0x800,
+    "slab": 0x1000,
+}
+
+#: Scalars of struct folio beyond its first page -> member paths in struct folio, or in the first tail page.
+_FOLIO_FIELDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "_flags_1": (("_flags_1",), ()),  # holds the order since 6.6
+    "_folio_order": (("_folio_order",), ("compound_order",)),  # up to 6.5
+    "_folio_dtor": (("_folio_dtor",), ("compound_dtor",)),  # up to 6.5
+    "_large_mapcount": (("_large_mapcount",), ()),  # 6.10
+    # Mappings of the whole; renamed twice, and in struct page up to 6.2.
+    "_entire_mapcount": (("_entire_mapcount", "_compound_mapcount"), ("compound_mapcount",)),
+    "_pincount": (("_pincount",), ("compound_pincount",)),  # struct folio since 6.1
+}
+
+
+def _folio_fields(prog: Program) -> dict[str, FolioField]:
+    folio, page = prog.type("struct folio"), prog.type("struct page")
+    order = byteorder(prog)
     fields = {}
-    for name in ("_flags_1", "_large_mapcount", "_entire_mapcount", "_nr_pages_mapped", "_pincount"):
-        found = member_type(folio, name)
-        if found is None:
-            # _large_mapcount came with 6.10, _pincount and _flags_1 with 6.1.
-            raise UnsupportedError(
-                f"struct folio of this kernel has no {name}; mmdump reads the folios of Linux 6.12 so far"
-            )
-        fields[name] = _Field(offsetof(folio, name), member_dtype(found, byteorder(prog)))
+    for name, (in_folio, in_tail) in _FOLIO_FIELDS.items():
+        for struct, paths, base in ((folio, in_folio, 0), (page, in_tail, sizeof(page))):
+            for path in paths:
+                found = member_type(struct, path)
+                if found is not None and name not in fields:
+                    fields[name] = FolioField(base + offsetof(struct, path), member_dtype(found, order))
+    missing = {"_entire_mapcount", "_pincount"} - fields.keys()
+    if missing or not {"_folio_order", "_flags_1"} & fields.keys():
+        lacks = ", ".join(sorted(missing)) or "order"
+        raise UnsupportedError(f"mmdump does not know this kernel's struct folio: it has no {lacks}")
     return fields
 
 
@@ -247,18 +316,36 @@ class PageRange:
 
         :param at: Only these rows.
         """
-        underflow = self.layout.types["mapcount_underflow"] << 24
-        return (self.raw_mapcount if at is None else self.raw_mapcount[at]) < underflow - (1 << 32)
+        words = self.raw_mapcount if at is None else self.raw_mapcount[at]
+        if self.layout.types_are_bits:
+            return words < _BITS_UNDERFLOW
+        return words < (self.layout.types["mapcount_underflow"] << 24) - (1 << 32)
 
     def is_type(self, name: str, *, at: I64 | None = None) -> Bools:
         """Rows of a page type, such as ``buddy``, ``slab`` or ``hugetlb``: ``PageBuddy()`` and so on.
 
         :param at: Only these rows.
         """
+        if name == "hugetlb" and self.layout.hugetlb_dtor is not None:
+            return self._is_hugetlb_by_dtor if at is None else self._is_hugetlb_by_dtor[at]
+        if name == "slab" and "PG_slab" in self.layout.flags:
+            # A page flag, up to 6.9.
+            return self.has_flag("PG_slab", at=at)
         words = self.raw_mapcount if at is None else self.raw_mapcount[at]
         if name not in self.layout.types:
             return np.zeros(len(words), bool)
+        if self.layout.types_are_bits:
+            bits = _BITS_BASE | self.layout.types[name]
+            return (words.view(np.uint32) & np.uint32(bits)) == np.uint32(_BITS_BASE)
         return (words >> 24) == self.layout.types[name] - 256
+
+    @cached_property
+    def _is_hugetlb_by_dtor(self) -> Bools:
+        """Heads of hugetlb folios where a number in the first tail says so (up to 6.5)."""
+        found = np.zeros(len(self), bool)
+        heads = np.flatnonzero(self.is_head)
+        found[heads] = self.folio_field("_folio_dtor", heads) == self.layout.hugetlb_dtor
+        return found
 
     @cached_property
     def is_buddy(self) -> Bools:
@@ -287,7 +374,8 @@ class PageRange:
     def is_tail(self) -> Bools:
         """Tail pages of compound pages, with the fake heads of optimised hugetlb pages."""
         tail = (self.compound_head & np.uint64(1)) != 0
-        tail[self._fake_heads] = True
+        if self.layout.fake_heads:
+            tail[self._fake_heads] = True
         return tail
 
     @cached_property
@@ -320,13 +408,16 @@ class PageRange:
         head = self.pfn.copy()
         rows = np.flatnonzero(self.is_tail)
         named = self.compound_head[rows]
-        fake = (named & np.uint64(1)) == 0
-        if fake.any():
-            named[fake] = self.compound_head[rows[fake] + 1]
-        pfn, rest = np.divmod(
-            (named - np.uint64(1) - np.uint64(self.layout.vmemmap)).astype(np.int64),
-            self.layout.dtype.itemsize,
-        )
+        size = self.layout.dtype.itemsize
+        base = np.uint64(self.layout.vmemmap)
+        if self.layout.head_is_mask:
+            named = (base + (self.start + rows).astype(np.uint64) * np.uint64(size)) & named
+        else:
+            fake = (named & np.uint64(1)) == 0
+            if fake.any():
+                named[fake] = self.compound_head[rows[fake] + 1]
+            named -= np.uint64(1)
+        pfn, rest = np.divmod((named - base).astype(np.int64), size)
         good = (rest == 0) & (pfn >= 0) & (pfn < self.start + rows)
         head[rows[good]] = pfn[good]
         return head
@@ -336,7 +427,9 @@ class PageRange:
         """Order of the folio, at its head; 0 elsewhere. An impossible order reads as 0."""
         order = np.zeros(len(self), np.uint8)
         heads = np.flatnonzero(self.is_head)
-        stored = self.folio_field("_flags_1", heads) & 0xFF
+        # In the low byte of the second page's flags since 6.6.
+        name = "_folio_order" if "_folio_order" in self.layout.folio else "_flags_1"
+        stored = self.folio_field(name, heads) & 0xFF
         pfn = self.start + heads
         good = (stored <= _MAX_FOLIO_ORDER) & (pfn & ((1 << np.minimum(stored, 32)) - 1) == 0)
         order[heads[good]] = stored[good]
@@ -362,11 +455,32 @@ class PageRange:
 
     def folio_mapcount(self, heads: I64) -> I64:
         """How often the folio is mapped, ``folio_mapcount()``, for rows that are heads or small folios."""
-        # 6.10: _large_mapcount is the sum of all mappings, less one.
         large = self.is_head[heads]
-        counts = self.readable[heads] & ~self.is_typed(at=heads)
-        small = np.where(counts, self.raw_mapcount[heads].astype(np.int64) + 1, 0)
-        return np.where(large, self.folio_field("_large_mapcount", heads) + 1, small)
+        typed = ~self.readable[heads] | self.is_typed(at=heads) | self.is_type("slab", at=heads)
+        small = np.where(typed, 0, self.raw_mapcount[heads].astype(np.int64) + 1)
+        if "_large_mapcount" in self.layout.folio:
+            # 6.10: the sum of all mappings, less one.
+            return np.where(large, self.folio_field("_large_mapcount", heads) + 1, small)
+        if large.any():
+            small[large] = self._summed_mapcount(heads[large])
+        return small
+
+    def _summed_mapcount(self, heads: I64) -> I64:
+        """``folio_mapcount()`` of large folios up to 6.9: of the whole, and of every page."""
+        entire = self.folio_field("_entire_mapcount", heads) + 1
+        count = np.left_shift(1, self.folio_order[heads].astype(np.int64))
+        total = np.concatenate(([0], np.cumsum(self.raw_mapcount.astype(np.int64) + 1)))
+        pages = total[np.minimum(heads + count, len(self))] - total[heads]
+        if "PG_double_map" in self.layout.flags:
+            # Up to 6.1 mapping the whole counted in each page too, for files always, for anonymous folios
+            # once they were mapped both ways.
+            anon = (self.mapping[heads] & np.uint64(MAPPING_ANON)) != 0
+            double = self.folio_field("_flags_1", heads) >> self.layout.flags["PG_double_map"] & 1
+            pages -= np.where(anon, double * count, entire * count)
+        mapcount = entire + pages
+        return np.where(
+            self.is_type("hugetlb", at=heads), entire, np.where(self.is_type("slab", at=heads), 0, mapcount)
+        )
 
     def folio_pincount(self, heads: I64) -> I64:
         """FOLL_PIN pins of the folio, ``folio_maybe_dma_pinned()``, for rows that are heads or small folios.

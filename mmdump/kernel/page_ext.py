@@ -39,6 +39,8 @@ __all__ = [
 
 #: No client or combination of clients needs more than this for a page; a larger stride is garbage.
 _MAX_STRIDE = 4096
+#: The flags word comes first, in entries that have one.
+_FLAGS_SIZE = 8
 #: mem_section.page_ext has this bit set while the section goes offline (PAGE_EXT_INVALID, 6.1).
 _INVALID = 1
 
@@ -108,7 +110,8 @@ class PageExtLayout:
         state = self.clients.get(name)
         if state is None or not state.enabled or self.dtype is None:
             return False
-        return state.client.struct is None or name in (self.dtype.names or ())
+        # A client without data of its own has flags.
+        return (name if state.client.struct else "flags") in (self.dtype.names or ())
 
 
 def read_page_ext_layout(prog: Program, clients: Sequence[PageExtClient]) -> PageExtLayout:
@@ -129,7 +132,7 @@ def read_page_ext_layout(prog: Program, clients: Sequence[PageExtClient]) -> Pag
     flags: dict[str, int] = {}
     # 6.3: an entry has a flags word only when a client that needs it is enabled; every client that has flag
     # bits does.
-    if stride and any(state.enabled and state.client.flags for state in states.values()):
+    if stride >= _FLAGS_SIZE and any(state.enabled and state.client.flags for state in states.values()):
         flags = enumerators(prog, "enum page_ext_flags")
     dtype = _entry_dtype(prog, stride, states, bool(flags)) if stride else None
     return PageExtLayout(built, stride, flags, states, dtype)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmdump.errors import UnsupportedError
+from mmdump.errors import IncompleteError, UnsupportedError
 from mmdump.kernel.arrays import I64, U8
 from mmdump.kernel.layout import c_string, enumerators, find_object
 from mmdump.target.reader import ReadStatus
@@ -22,6 +22,8 @@ __all__ = ["UNKNOWN", "PageblockLayout", "PageblockRange", "read_pageblock_layou
 
 #: Stands for a migratetype that could not be read.
 UNKNOWN = 255
+#: 512 MiB in pages of 4 KiB, the largest block that any configuration has.
+_MAX_ORDER = 17
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,16 @@ class PageblockLayout:
 
     :param order: ``pageblock_order``.
     :param names: ``migratetype_names``, by number.
+    :param bits: Bits kept for each block.
+    :param isolate_bit: The bit that makes a block isolated whatever its type; -1 where isolation is a type.
+    :param isolate: The number of MIGRATE_ISOLATE.
     """
 
     order: int
     names: tuple[str, ...]
+    bits: int = 4
+    isolate_bit: int = -1
+    isolate: int = -1
 
 
 @dataclass(frozen=True)
@@ -59,18 +67,33 @@ def read_pageblock_layout(prog: Program, page_shift: int) -> PageblockLayout:
     :raises UnsupportedError: This kernel keeps the bits in a way mmdump does not know.
     """
     bits = enumerators(prog, "enum pageblock_bits")
-    if bits.get("NR_PAGEBLOCK_BITS") != 4 or bits.get("PB_migrate") != 0:
-        # 6.17 made isolation a bit of its own, with eight bits a block.
+    # 6.17 made isolation a bit of its own, of eight for each block. NR_PAGEBLOCK_BITS, an enumerator up to
+    # 6.14 and a macro since, is __NR_PAGEBLOCK_BITS rounded up to a power of two.
+    count = bits.get("NR_PAGEBLOCK_BITS") or 1 << (bits.get("__NR_PAGEBLOCK_BITS", 0) - 1).bit_length()
+    if count not in (4, 8):
+        raise UnsupportedError("mmdump does not know this kernel's pageblock bits")
+    function = prog.function("get_pfnblock_flags_mask") if "PB_migrate_end" in bits else None
+    if function is not None and any(each.name == "end_bitidx" for each in function.type_.parameters or ()):
+        # Up to 5.8 the bits of a word were counted from its top.
         raise UnsupportedError("mmdump does not know this kernel's pageblock bits yet")
     names = [c_string(pointer) for pointer in prog["migratetype_names"]]
-    return PageblockLayout(_pageblock_order(prog, page_shift), tuple(names))
+    return PageblockLayout(
+        _pageblock_order(prog, page_shift),
+        tuple(names),
+        count,
+        bits.get("PB_migrate_isolate", -1),
+        enumerators(prog, "enum migratetype").get("MIGRATE_ISOLATE", -1),
+    )
 
 
 def _pageblock_order(prog: Program, page_shift: int) -> int:
     """``pageblock_order``: a variable with CONFIG_HUGETLB_PAGE_SIZE_VARIABLE, a macro otherwise."""
     variable = find_object(prog, "pageblock_order")
     if variable is not None:
-        return int(variable.value_())
+        order = int(variable.value_())
+        if not 0 <= order <= _MAX_ORDER:
+            raise IncompleteError(f"this dump's pageblock_order is garbage: {order}")
+        return order
     zone = prog.type("struct zone").member("free_area").type
     largest = (zone.length or 11) - 1
     # With hugetlb, and since 6.10 with transparent huge pages too, a block is what a PMD maps: one table
@@ -89,14 +112,19 @@ def read_pageblocks(
     blocks = np.full(((end - 1) >> layout.order) - first + 1, UNKNOWN, np.uint8)
     in_section = sections.pages >> layout.order
     for row, low, high in sections.pieces(start, end):
-        if row < 0 or not sections.pageblock_flags[row]:
+        if row < 0 or not sections.pageblock_flags[row] or not in_section:
             continue
-        # 4 bits for each block, lowest bits first (5.9 and newer): 3 of migratetype, 1 for compaction.
-        chunk = reader.read(int(sections.pageblock_flags[row]), (in_section * 4 + 7) // 8)
+        # Lowest bits first (5.9 and newer): 3 of migratetype, 1 for compaction, and others.
+        chunk = reader.read(int(sections.pageblock_flags[row]), (in_section * layout.bits + 7) // 8)
         if (chunk.status == ReadStatus.UNREADABLE).any():
             continue
-        nibbles = np.stack([chunk.data & 0xF, chunk.data >> 4], axis=1).reshape(-1)[:in_section] & 7
+        words = chunk.data
+        if layout.bits == 4:
+            words = np.stack([words & 0xF, words >> 4], axis=1).reshape(-1)[:in_section]
+        types = words & 7
+        if layout.isolate_bit >= 0:
+            types = np.where(words >> layout.isolate_bit & 1, np.uint8(layout.isolate), types)
         base = int(sections.number[row]) * in_section
         low_block, high_block = low >> layout.order, ((high - 1) >> layout.order) + 1
-        blocks[low_block - first : high_block - first] = nibbles[low_block - base : high_block - base]
+        blocks[low_block - first : high_block - first] = types[low_block - base : high_block - base]
     return PageblockRange(first, layout.order, blocks)

@@ -57,14 +57,13 @@ class FolioBatches:
 
 
 def read_folio_batches(prog: Program, memmap: MemMap) -> FolioBatches:
-    """Read the batches of every CPU: ``cpu_fbatches`` and ``mlock_fbatch``."""
+    """Read the batches of every CPU: all that mm/swap.c and mm/mlock.c have."""
     found: list[int] = []
     complete = True
-    for name in ("cpu_fbatches", "mlock_fbatch"):
+    for name in _BATCHES:
         variable = find_object(prog, name)
         if variable is None:
-            # Before 6.1 these were pagevecs.
-            complete = False
+            complete &= name != _BATCHES[0]
             continue
         for batches in each_cpu(prog, variable):
             try:
@@ -80,16 +79,24 @@ def read_folio_batches(prog: Program, memmap: MemMap) -> FolioBatches:
     return FolioBatches(pfn, count, complete)
 
 
+#: Per-CPU variables whose members are batches. lru_rotate went into cpu_fbatches in 6.12; mlock_pvec became
+#: mlock_fbatch in 6.3.
+_BATCHES = ("cpu_fbatches", "lru_rotate", "mlock_fbatch", "mlock_pvec")
+
+
 def _batched(batches: Object) -> list[int]:
-    """Addresses in every ``struct folio_batch`` that is a member of one CPU's batches."""
+    """Addresses in every ``struct folio_batch`` (or pagevec) that is a member of one CPU's batches."""
     found: list[int] = []
     for member in batches.type_.unaliased().members or ():
-        if member.name is None or member.type.kind != TypeKind.STRUCT or member.type.tag != "folio_batch":
+        if member.name is None or member.type.kind != TypeKind.STRUCT:
+            continue
+        array = {"folio_batch": "folios", "pagevec": "pages"}.get(member.type.tag or "")
+        if array is None:
             continue
         batch = batches.member_(member.name)
-        limit = batch.folios.type_.length or 0
-        used = min(batch.nr.value_(), limit)
-        found.extend(batch.folios[index].value_() for index in range(used))
+        entries = batch.member_(array)
+        used = min(batch.nr.value_(), entries.type_.length or 0)
+        found.extend(entries[index].value_() for index in range(used))
     return found
 
 

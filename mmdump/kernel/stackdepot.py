@@ -182,14 +182,16 @@ class StackDepot:
             frames = self._record(layout.pools[pool] + offset, layout.pool_size - offset, handle)
             if not isinstance(frames, StackStatus):
                 return Stack(handle, frames, StackStatus.OK)
-            status = frames
+            # The likelier place says what is wrong; what lies at the other is no record, as a rule.
+            if status is StackStatus.BAD_HANDLE:
+                status = frames
         return Stack(handle, (), status)
 
     def _record(self, address: int, room: int, handle: int) -> tuple[int, ...] | StackStatus:
         layout = self.layout
         # Records are shorter than their type: reading sizeof(struct stack_record) may leave the pool.
         chunk = self._reader.read(address, min(room, layout.entries_offset + 8 * _MAX_FRAMES))
-        if (chunk.status == ReadStatus.UNREADABLE).any():
+        if chunk.row_status(layout.entries_offset, 1)[0] == ReadStatus.UNREADABLE:
             return StackStatus.UNREADABLE
         word = np.dtype(layout.order + "u4")
         size = int(np.frombuffer(chunk.data, word, 1, layout.size_offset)[0])
@@ -198,5 +200,8 @@ class StackDepot:
             return StackStatus.NOT_A_RECORD
         if not 0 < size <= _MAX_FRAMES or layout.entries_offset + 8 * size > room:
             return StackStatus.NOT_A_RECORD
+        # What follows the record may be missing, but not a part of it.
+        if chunk.row_status(layout.entries_offset + 8 * size, 1)[0] == ReadStatus.UNREADABLE:
+            return StackStatus.UNREADABLE
         entries = np.frombuffer(chunk.data, layout.order + "u8", size, layout.entries_offset)
         return tuple(entries.tolist())

@@ -86,7 +86,7 @@ class Kallsyms:
             if position > len(data):
                 return None
         # The first character is the symbol's type.
-        text = b"".join(self.tokens[each] for each in data[start:position])[1:]
+        text = b"".join(self.tokens[each] for each in data[start:position][: _MAX_NAME + 1])[1:]
         return printable(text[:_MAX_NAME])
 
     def _bytes(self, address: int, size: int) -> bytes:
@@ -120,14 +120,14 @@ def read_kallsyms(target: Target) -> Kallsyms | None:
     index = _column(target.reader, index_at, 256, order + "u2").astype(np.int64)
     table = target.reader.read(table_at or 0, int(index[-1]) + 64).data
     tokens = tuple(_token(table, start) for start in index.tolist())
-    known = target.vmcoreinfo.get("SYMBOL(_stext)")
+    known = _address(target.vmcoreinfo.get("SYMBOL(_stext)"))
     for addresses in _address_forms(offsets, base):
         if not bool((addresses[1:] >= addresses[:-1]).all()):
             continue
         table_form = Kallsyms(addresses, markers, names or 0, tokens, target.reader)
         if known is None:
             return table_form
-        found = table_form.lookup(int(known, 16))
+        found = table_form.lookup(known)
         # Which form this kernel has is a macro; the table must know the one address that VMCOREINFO names.
         if found is not None and found[1] == 0:
             return table_form
@@ -146,10 +146,16 @@ def _address_forms(offsets: I64, base: int) -> list[U64]:
 
 
 def _token(table: U8, start: int) -> bytes:
-    end = start
-    while end < len(table) and table[end]:
-        end += 1
-    return table[start:end].tobytes()
+    return table[start : start + _MAX_NAME].tobytes().split(b"\0", 1)[0]
+
+
+def _address(text: str | None) -> int | None:
+    """An address in VMCOREINFO; None where there is none, or garbage."""
+    try:
+        address = int(text, 16) if text else None
+    except ValueError:
+        return None
+    return address if address is not None and 0 <= address < 1 << 64 else None
 
 
 def _column(reader: Reader, address: int | None, count: int, dtype: str) -> np.ndarray:
@@ -163,10 +169,10 @@ class _Finder:
         self._target = target
 
     def __call__(self, name: str) -> int | None:
-        known = self._target.vmcoreinfo.get(f"SYMBOL({name})")
+        known = _address(self._target.vmcoreinfo.get(f"SYMBOL({name})"))
         try:
-            return int(known, 16) if known else self._target.prog.symbol(name).address
-        except (LookupError, ValueError):
+            return self._target.prog.symbol(name).address if known is None else known
+        except LookupError:
             return None
 
 
