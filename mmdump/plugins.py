@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -67,7 +67,9 @@ class Plugins:
     def __init__(self) -> None:
         self._manager = pluggy.PluginManager("mmdump")
         self._manager.add_hookspecs(hookspecs)
-        self._found: dict[str, LoadedPlugin] = {}
+        self._found: list[LoadedPlugin] = []
+        #: Those that are in use, by name.
+        self._registered: dict[str, LoadedPlugin] = {}
         #: What went wrong while plugins were loaded or called, with its exception.
         self.errors: list[tuple[LoadedPlugin, BaseException]] = []
         self._of: dict[type[Analysis], LoadedPlugin] = {}
@@ -75,7 +77,7 @@ class Plugins:
     @property
     def found(self) -> list[LoadedPlugin]:
         """Every plugin that was found, in order of name."""
-        return sorted(self._found.values(), key=lambda each: each.name)
+        return sorted(self._found, key=lambda each: each.name)
 
     @property
     def failed(self) -> list[LoadedPlugin]:
@@ -84,7 +86,11 @@ class Plugins:
 
     def register(self, module: object, plugin: LoadedPlugin) -> None:
         """Add a plugin object. One that implements a hook mmdump does not have is refused."""
-        self._found[plugin.name] = plugin
+        self._found.append(plugin)
+        other = self._registered.get(plugin.name)
+        if other is not None:
+            self._fail(plugin, UsageError(f"another plugin has this name: that of {other.source}"))
+            return
         try:
             self._manager.register(module, plugin.name)
             self._manager.check_pending()
@@ -93,33 +99,46 @@ class Plugins:
                 self._manager.unregister(name=plugin.name)
             self._fail(plugin, error)
             return
+        self._registered[plugin.name] = plugin
         callers = self._manager.get_hookcallers(module) or ()
         plugin.hooks = sorted(caller.name for caller in callers)
 
     def disable(self, plugin: LoadedPlugin) -> None:
         """Remember a plugin that is switched off."""
         plugin.disabled = True
-        self._found[plugin.name] = plugin
+        self._found.append(plugin)
 
     def fail(self, plugin: LoadedPlugin, error: BaseException) -> None:
         """Remember a plugin that could not be loaded."""
-        self._found[plugin.name] = plugin
+        self._found.append(plugin)
         self._fail(plugin, error)
 
     def _fail(self, plugin: LoadedPlugin, error: BaseException) -> None:
-        plugin.error = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        self.errors.append((plugin, error))
+        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        # Hooks are called more than once, and fail in the same way each time.
+        if plugin.error != text:
+            plugin.error = text
+            self.errors.append((plugin, error))
 
-    def _call(self, hook: str) -> list[tuple[LoadedPlugin, Any]]:
-        """What each plugin returns from a hook, in order of plugin name; one that raises is left out."""
+    def _call(self, hook: str, good: Callable[[Any], bool]) -> list[tuple[LoadedPlugin, Any]]:
+        """What each plugin returns from a hook, in order of plugin name; one that raises is left out.
+
+        :param good: Whether a thing is what the hook is for; others are left out.
+        """
         answers: list[tuple[LoadedPlugin, Any]] = []
         caller = getattr(self._manager.hook, hook)
         for each in sorted(caller.get_hookimpls(), key=lambda impl: impl.plugin_name):
-            plugin = self._found[each.plugin_name]
+            plugin = self._registered[each.plugin_name]
             try:
-                answers.extend((plugin, thing) for thing in each.function())
+                things = list(each.function())
             except (Exception, SystemExit) as error:
                 self._fail(plugin, error)
+                continue
+            for thing in things:
+                if good(thing):
+                    answers.append((plugin, thing))
+                else:
+                    self._fail(plugin, TypeError(f"{hook} gave {thing!r}, which is not what it is for"))
         return answers
 
     def analyses(self) -> dict[str, type[Analysis]]:
@@ -130,10 +149,12 @@ class Plugins:
         from mmdump.analysis import Analysis
 
         found: dict[str, tuple[LoadedPlugin, type[Analysis]]] = {}
-        for plugin, analysis in self._call("mmdump_analyses"):
-            if not (isinstance(analysis, type) and issubclass(analysis, Analysis)):
-                self._fail(plugin, TypeError(f"mmdump_analyses gave {analysis!r}, which is no Analysis"))
-                continue
+
+        def good(thing: Any) -> bool:
+            known = isinstance(thing, type) and issubclass(thing, Analysis)
+            return known and isinstance(getattr(thing, "name", None), str)
+
+        for plugin, analysis in self._call("mmdump_analyses", good):
             if analysis.name in found:
                 other = found[analysis.name][0]
                 raise UsageError(
@@ -151,15 +172,21 @@ class Plugins:
 
     def kernel_files(self) -> list[KernelFile]:
         """All kernel files that plugins can print, by path; of two with one path, the first plugin's."""
+        from mmdump.kernelfile import KernelFile
+
         files: dict[str, KernelFile] = {}
-        for _plugin, file in self._call("mmdump_kernel_files"):
+        for _plugin, file in self._call("mmdump_kernel_files", lambda each: isinstance(each, KernelFile)):
             files.setdefault(file.path, file)
         return [files[path] for path in sorted(files)]
 
     def page_ext_clients(self) -> list[PageExtClient]:
         """All users of page_ext that plugins declare; of two with one name, the first plugin's."""
+        from mmdump.kernel.page_ext import PageExtClient
+
         clients: dict[str, PageExtClient] = {}
-        for _plugin, client in self._call("mmdump_page_ext_clients"):
+        for _plugin, client in self._call(
+            "mmdump_page_ext_clients", lambda each: isinstance(each, PageExtClient)
+        ):
             clients.setdefault(client.name, client)
         return list(clients.values())
 

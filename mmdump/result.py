@@ -159,7 +159,8 @@ class Coverage:
     @property
     def complete(self) -> bool:
         """Whether nothing that was needed is known to be missing."""
-        return self.read == self.pages and (self.page_ext is None or self.page_ext.unreadable == 0)
+        ext = self.page_ext
+        return self.read == self.pages and (ext is None or not (ext.unreadable or ext.erased))
 
     def __add__(self, other: Coverage) -> Coverage:
         ext = self.page_ext

@@ -52,6 +52,9 @@ class Collect:
 
     def finish(self) -> Table:
         """All rows so far as a table."""
+        if not self._frames:
+            # No range had any.
+            return Table(self._schema, pl.DataFrame(schema=dict.fromkeys(self._schema.names, pl.Null)))
         return Table(self._schema, pl.concat(self._frames))
 
 
@@ -142,8 +145,8 @@ def run(
             one.sink.begin(analysis.stream)
         runs.append(one)
     scanning = [one for one in runs if one.analysis.scans]
-    layout = kernel.page_ext
-    ext = any(layout.enabled(name) for one in scanning for name in one.analysis.page_ext)
+    # A kernel whose page_ext mmdump does not know may still do for analyses that need none.
+    ext = any(kernel.page_ext.enabled(name) for one in scanning for name in one.analysis.page_ext)
     ranges = Ranges(kernel, ext=ext, progress=progress)
     for pages in ranges if scanning else ():
         for one in scanning:

@@ -13,6 +13,11 @@ from pathlib import Path
 
 import pytest
 import zstandard
+from hypothesis import settings
+
+# What an example takes depends on what else the machine does.
+settings.register_profile("mmdump", deadline=None)
+settings.load_profile("mmdump")
 
 #: A directory of real vmcores. A user's machine does not have it: the tests that need one skip.
 SAMPLES_VARIABLE = "MMDUMP_SAMPLE_VMCORES"

@@ -19,7 +19,7 @@ import numpy as np
 from drgn import FaultError, sizeof
 
 from mmdump.kernel.arrays import I64, U8, U64, Bools, Struct, blanked
-from mmdump.kernel.layout import byteorder, enumerators, find_object, find_type, struct_dtype
+from mmdump.kernel.layout import byteorder, enumerators, find_object, find_type, has_member, struct_dtype
 from mmdump.target.reader import ReadStatus
 
 if TYPE_CHECKING:
@@ -131,8 +131,11 @@ def read_page_ext_layout(prog: Program, clients: Sequence[PageExtClient]) -> Pag
     }
     flags: dict[str, int] = {}
     # 6.3: an entry has a flags word only when a client that needs it is enabled; every client that has flag
-    # bits does.
-    if stride >= _FLAGS_SIZE and any(state.enabled and state.client.flags for state in states.values()):
+    # bits does. Before, every entry had one.
+    operations = find_type(prog, "struct page_ext_operations")
+    always = operations is not None and not has_member(operations, "need_shared_flags")
+    wanted = any(state.enabled and state.client.flags for state in states.values())
+    if stride >= _FLAGS_SIZE and (wanted or always):
         flags = enumerators(prog, "enum page_ext_flags")
     dtype = _entry_dtype(prog, stride, states, bool(flags)) if stride else None
     return PageExtLayout(built, stride, flags, states, dtype)
@@ -240,12 +243,16 @@ class PageExtRange:
             return np.zeros(len(self.status), np.uint64)
         return np.concatenate([piece["flags"] for piece in self._pieces]).astype(np.uint64, copy=False)
 
-    def has_flag(self, *names: str) -> Bools:
-        """Rows with all of these flags set; none where the kernel lacks one of them."""
+    def has_flag(self, *names: str, at: I64 | None = None) -> Bools:
+        """Rows with all of these flags set; none where the kernel lacks one of them.
+
+        :param at: Only these rows.
+        """
+        flags = self.flags if at is None else self.flags[at]
         if not all(name in self.layout.flags for name in names):
-            return np.zeros(len(self.status), bool)
+            return np.zeros(len(flags), bool)
         mask = np.uint64(sum(1 << self.layout.flags[name] for name in names))
-        return (self.flags & mask) == mask
+        return (flags & mask) == mask
 
 
 def read_page_ext(

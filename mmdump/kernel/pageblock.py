@@ -122,7 +122,7 @@ def read_pageblocks(
         if layout.bits == 4:
             words = np.stack([words & 0xF, words >> 4], axis=1).reshape(-1)[:in_section]
         types = words & 7
-        if layout.isolate_bit >= 0:
+        if layout.isolate_bit >= 0 and layout.isolate >= 0:
             types = np.where(words >> layout.isolate_bit & 1, np.uint8(layout.isolate), types)
         base = int(sections.number[row]) * in_section
         low_block, high_block = low >> layout.order, ((high - 1) >> layout.order) + 1

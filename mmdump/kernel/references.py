@@ -163,7 +163,7 @@ def account_references(pages: PageRange, rows: I64, batches: FolioBatches) -> Re
 
     :param rows: Rows that are heads or small folios.
     """
-    references = pages.refcount[rows].astype(np.int64) & 0xFFFFFFFF
+    references = pages.refcount[rows].astype(np.int64)
     mapcount = pages.folio_mapcount(rows)
     kinds = folio_kinds(pages, rows)
     count = np.left_shift(1, pages.folio_order[rows].astype(np.int64))
@@ -185,7 +185,7 @@ def account_references(pages: PageRange, rows: I64, batches: FolioBatches) -> Re
     # Whoever takes a folio off the LRU holds it. On its way there it is in a batch, counted already.
     isolated = user & ~on_lru & ~hugetlb & (batched == 0) & (references > explained)
     explained += isolated | (~user & ~on_lru & ~hugetlb)
-    explained = np.where(references == 0, 0, explained)
+    explained = np.where(references <= 0, 0, explained)
     return ReferenceAccount(
         kinds, references, mapcount, pincount, explained, np.maximum(references - explained, 0)
     )

@@ -15,7 +15,7 @@ import numpy as np
 from drgn import FaultError, TypeKind, offsetof
 
 from mmdump.errors import UnsupportedError
-from mmdump.kernel.layout import byteorder, find_object, find_type, has_member
+from mmdump.kernel.layout import byteorder, find_object, find_type
 from mmdump.target.reader import ReadStatus
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class StackDepotLayout:
     :param pools: Addresses of the pools in use.
     :param index_bits: Width of the pool number, in the lowest bits of a handle.
     :param offset_bits: Width of the offset above it.
+    :param valid_bits: Width of the bit above that, which is set in every handle (up to 6.7).
     :param biases: What may have to be subtracted from the pool number, likelier first.
     :param size_offset: Offset of ``size`` in a record; likewise for the handle and the entries.
     """
@@ -79,11 +80,12 @@ class StackDepotLayout:
     handle_offset: int
     entries_offset: int
     order: str
+    valid_bits: int = 0
 
     @property
     def mask(self) -> int:
         """The bits of a handle that name a record; above them are extra bits of its user."""
-        return (1 << (self.index_bits + self.offset_bits)) - 1
+        return (1 << (self.index_bits + self.offset_bits + self.valid_bits)) - 1
 
     @property
     def pool_size(self) -> int:
@@ -98,25 +100,29 @@ def read_stack_depot_layout(prog: Program, reader: Reader) -> StackDepotLayout |
     """
     parts = find_type(prog, "union handle_parts")
     record = find_type(prog, "struct stack_record")
-    pools = find_object(prog, "stack_pools")
     if parts is None or record is None:
         return None
-    if pools is None or parts.members is None:
+    # stack_slabs up to 6.2.
+    name = next(
+        (each for each in ("stack_pools", "stack_slabs") if find_object(prog, each) is not None), None
+    )
+    if name is None or parts.members is None:
         raise UnsupportedError("mmdump does not know this kernel's stack depot yet")
     struct = next(each.type for each in parts.members if each.type.kind == TypeKind.STRUCT)
     widths = {each.name: each.bit_field_size or 0 for each in struct.members or ()}
     # 6.9 renamed pool_index to pool_index_plus_1 one release candidate after giving it that meaning, and
     # distributions backported the one without the other: both are tried, the record itself decides.
+    biases: tuple[int, ...]
     if "pool_index_plus_1" in widths:
         index_bits, biases = widths["pool_index_plus_1"], (1, 0)
     elif "pool_index" in widths:
         index_bits, biases = widths["pool_index"], (0, 1)
+    elif "slabindex" in widths:  # up to 6.2
+        index_bits, biases = widths["slabindex"], (0,)
     else:
         raise UnsupportedError("mmdump does not know this kernel's stack depot handles yet")
-    if not has_member(record, "hash_list"):
-        raise UnsupportedError("mmdump does not know this kernel's stack depot records yet")
     return StackDepotLayout(
-        pools=_pool_addresses(prog, reader),
+        pools=_pool_addresses(prog, reader, name),
         index_bits=index_bits,
         offset_bits=widths["offset"],
         biases=biases,
@@ -124,11 +130,12 @@ def read_stack_depot_layout(prog: Program, reader: Reader) -> StackDepotLayout |
         handle_offset=offsetof(record, "handle"),
         entries_offset=offsetof(record, "entries"),
         order=byteorder(prog),
+        valid_bits=widths.get("valid", 0),
     )
 
 
-def _pool_addresses(prog: Program, reader: Reader) -> tuple[int, ...]:
-    pools = prog["stack_pools"]
+def _pool_addresses(prog: Program, reader: Reader, name: str) -> tuple[int, ...]:
+    pools = prog[name]
     kind = pools.type_.unaliased()
     count = find_object(prog, "pools_num")
     try:
@@ -171,7 +178,7 @@ class StackDepot:
             return Stack(handle, (), StackStatus.NONE)
         layout = self.layout
         index = handle & ((1 << layout.index_bits) - 1)
-        offset = (handle >> layout.index_bits) << _ALIGN_SHIFT
+        offset = (handle >> layout.index_bits & ((1 << layout.offset_bits) - 1)) << _ALIGN_SHIFT
         status = StackStatus.BAD_HANDLE
         for bias in layout.biases:
             pool = index - bias

@@ -51,7 +51,11 @@ PAGE_OWNER = PageExtClient(
     flags=("PAGE_EXT_OWNER", "PAGE_EXT_OWNER_ALLOCATED"),
 )
 
-#: The columns of :meth:`Owners.frame`.
+#: Records of larger orders are garbage. The buddy allocator's own limit is too small: since 6.12
+#: alloc_contig_range() allocates a gigantic hugetlb page as one, of order 18 on x86-64 (1 GiB).
+_MAX_ORDER = 22
+
+#: The columns of :meth:`Owners.decode`.
 OWNER_COLUMNS = (
     Column("owner_pid", Kind.ID, "PID of the task that allocated the page"),
     Column("owner_tgid", Kind.ID, "its thread group"),
@@ -116,9 +120,8 @@ class Owners:
         if pages.ext is None:
             return {}
         record = pages.ext["page_owner"].rows(rows)
-        flags = pages.ext.flags[rows]
-        wanted = np.uint64(sum(1 << pages.ext.layout.flags.get(name, 63) for name in PAGE_OWNER.flags))
-        known = ((flags & wanted) == wanted) & (record["handle"] != 0) & (record["order"] <= self.max_order)
+        known = pages.ext.has_flag(*PAGE_OWNER.flags, at=rows)
+        known &= (record["handle"] != 0) & (record["order"] <= self.max_order)
         columns: dict[str, Struct] = {
             "owner_known": known,
             "stack_id": (record["handle"] & np.uint32(self.handle_mask)).astype(np.int64),
@@ -190,6 +193,6 @@ def read_owners(kernel: Kernel) -> Owners | None:
     depot = kernel.stack_depot
     return Owners(
         gfp_names=kernel.gfp_names,
-        max_order=kernel.page_layout.max_buddy_order,
+        max_order=_MAX_ORDER,
         handle_mask=depot.layout.mask if depot is not None else 0xFFFFFFFF,
     )

@@ -82,7 +82,9 @@ def _states(pages: PageRange, held: Held, inside: slice) -> U8:
     blocked = np.zeros(len(pages), bool)
     blocked[held.heads[held.held]] = True
     heads = pages.head_pfn[inside] - pages.start
-    state[blocked[np.maximum(heads, 0)]] = _HELD
+    # The head may lie in a range before; see find_held().
+    heads = np.where(heads >= 0, heads, np.arange(inside.start, inside.stop))
+    state[blocked[heads]] = _HELD
     state[~pages.readable[inside]] = _UNKNOWN
     return state
 
@@ -132,6 +134,7 @@ def cma_findings(table: Table) -> list[Finding]:
     for row in table.frame.iter_rows(named=True):
         if not row["blockers"]:
             continue
+        quoted = row["area"].replace("'", "''")
         found.append(
             Finding(
                 "cma-blocked",
@@ -141,7 +144,7 @@ def cma_findings(table: Table) -> list[Finding]:
                 f"longest run now {_mib(row['longest_now'])} MiB, "
                 f"without them {_mib(row['longest_without'])} MiB.",
                 "pages",
-                f"cma_area = '{row['area']}' AND state = 'held'",
+                f"cma_area = '{quoted}' AND state = 'held'",
             )
         )
     return found

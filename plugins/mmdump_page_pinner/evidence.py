@@ -91,7 +91,7 @@ def _candidates(pages: PageRange) -> I64:
     Movable pages of drivers migrate by callbacks of their own.
     """
     # Tails have no references of their own.
-    rows = np.flatnonzero(pages.refcount)
+    rows = np.flatnonzero(pages.refcount > 0)
     used = ~pages.is_tail[rows] & ~pages.has_flag("PG_reserved", at=rows)
     used &= ~pages.is_typed(at=rows) | pages.is_type("hugetlb", at=rows)
     rows = rows[used]

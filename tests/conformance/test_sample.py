@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.compare import compare, page_owner_records
+from testbed.conformance import compare, page_owner_records
 from tests.conftest import Run, Sample
 
 

@@ -1,0 +1,79 @@
+"""`testbed check`: hold what mmdump reads from the dumps of a run against the kernel's own view."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from . import cache
+from .conformance import Comparison, conformance, table
+from .errors import GuestError
+from .held import expected, failures_in_trace, judge, pinned_rows
+from .truth import parse_truth
+
+__all__ = ["add_arguments", "check_run", "dumps_of", "main", "reading"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what `testbed check` understands."""
+    parser.add_argument("run", nargs="+", help="a run's directory, or the name of one in the cache")
+
+
+def directory_of(name: str) -> Path:
+    """The directory of a run.
+
+    :raises GuestError: There is none.
+    """
+    for found in (Path(name), cache.cache_root() / "runs" / name):
+        if (found / "run.json").is_file():
+            return found.resolve()
+    raise GuestError(f"{name} is no run: `testbed run {name}` makes one.")
+
+
+def dumps_of(run: Path) -> list[Path]:
+    """The dumps of a run, as its record lists them."""
+    record = json.loads((run / "run.json").read_text())
+    return [run / name for name in record["dumps"] if (run / name).is_file()]
+
+
+def reading(run: Path, file: str) -> list[bytes]:
+    """The readings of a kernel file, before the dump and after it."""
+    paths = [run / "truth" / when / file.lstrip("/") for when in ("before", "after")]
+    return [path.read_bytes() for path in paths if path.is_file()]
+
+
+def check_run(run: Path) -> tuple[dict[str, list[Comparison]], dict[str, list[str]]]:
+    """Compare all dumps of a run: kernel files by dump, and what is wrong with `mmdump pinned` by dump."""
+    files: dict[str, list[Comparison]] = {}
+    wrong: dict[str, list[str]] = {}
+    want = expected(parse_truth((run / "truth" / "truth.txt").read_text()))
+    traces = reading(run, "/sys/kernel/tracing/trace")
+    failures = failures_in_trace(traces[0].decode(errors="replace")) if traces else set()
+    for dump in dumps_of(run):
+        files[dump.name] = list(conformance(dump, run / "vmlinux", lambda file: reading(run, file)))
+        try:
+            rows = pinned_rows(dump, run / "vmlinux")
+        except RuntimeError as error:
+            wrong[dump.name] = [str(error)]
+        else:
+            wrong[dump.name] = judge(rows, want, failures).wrong
+    return files, wrong
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print the conformance table of each run; 0 if all of it is perfect."""
+    status = 0
+    for name in args.run:
+        run = directory_of(name)
+        record = json.loads((run / "run.json").read_text())
+        sys.stdout.write(f"{record['kernel']}: Linux {record['release']}, {record['arch']}\n")
+        files, wrong = check_run(run)
+        for dump, comparisons in files.items():
+            sys.stdout.write(table(dump, comparisons) + "\n")
+            said = "; ".join(wrong[dump][:5]) or "as the workload says"
+            sys.stdout.write(f"  {'mmdump pinned':34} {said}\n")
+            if wrong[dump] or not all(each.perfect for each in comparisons if each.absent is None):
+                status = 1
+    return status

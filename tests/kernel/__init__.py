@@ -1,0 +1,1 @@
+"""Facts about the kernel's structures, on memory made by hand."""

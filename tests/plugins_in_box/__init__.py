@@ -1,0 +1,1 @@
+"""Facts about the analyses in the box, on memory made by hand."""
