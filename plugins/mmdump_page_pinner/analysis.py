@@ -159,9 +159,12 @@ class Pinned(Analysis):
             if state.only is not None:
                 tables["cma"] = cma
                 text_tables.append("cma")
-        for why in (why_no_marks(kernel), why_no_owner(kernel)):
+        for lacking, why in (
+            ("page_pinner evidence", why_no_marks(kernel)),
+            ("owners", why_no_owner(kernel)),
+        ):
             if why is not None:
-                notes.append(f"{why[0].upper()}{why[1:]}.")
+                notes.append(f"No {lacking}: {why}.")
         if not state.batches.complete:
             notes.append("Some per-CPU folio batches could not be read: what they hold shows as excess.")
         return Result(
