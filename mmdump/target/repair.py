@@ -1,7 +1,7 @@
 """Dumps that libkdumpfile cannot read as they are, opened through a repaired temporary copy.
 
-QEMU's dump-guest-memory -z/-l/-s leaves utsname empty but for the machine, and libkdumpfile then fails
-with "KDUMP_ATTR_ARCH_NAME: Key has no value". In a truncated kdump, reading a page past the end of the file
+QEMU's dump-guest-memory -z/-l/-s leaves utsname empty but for the machine (and knows the names of few),
+and libkdumpfile then fails with "KDUMP_ATTR_ARCH_NAME: Key has no value". In a truncated kdump, reading a page past the end of the file
 touches a memory map where there is no file, and the process dies of SIGBUS. Only a few bytes have to change
 for both, but the user's file is not ours to change, so a copy without a name gets them.
 """
@@ -22,6 +22,10 @@ __all__ = ["needs_repair", "repaired_copy"]
 
 CHUNK = 1 << 22
 UNKNOWN = "(unknown)"
+#: What QEMU calls a machine that is not x86 (dump/dump.c).
+QEMU_UNKNOWN = "Unknown"
+#: arch/*/kernel/vmcore_info.c
+_BY_VMCOREINFO = {"NUMBER(kimage_voffset)": "aarch64", "NUMBER(phys_base)": "x86_64"}
 
 
 def needs_repair(dump: DumpFile) -> bool:
@@ -103,6 +107,14 @@ def _blank_lost_descriptors(dump: DumpFile, fd: int) -> None:
         os.ftruncate(fd, descriptors.end)
 
 
+def _machine(vmcoreinfo: dict[str, str]) -> str:
+    """The architecture as ``uname -m`` names it, by what only its kernels put into VMCOREINFO."""
+    for name, machine in _BY_VMCOREINFO.items():
+        if name in vmcoreinfo:
+            return machine
+    return UNKNOWN
+
+
 def _write_utsname(dump: DumpFile, fd: int) -> None:
     """Fill in the fields that libkdumpfile wants to see; those that are there stay."""
     values = {
@@ -112,6 +124,8 @@ def _write_utsname(dump: DumpFile, fd: int) -> None:
         "version": UNKNOWN,
         "domainname": UNKNOWN,
     } | dump.utsname
+    if values.get("machine", QEMU_UNKNOWN) == QEMU_UNKNOWN:
+        values["machine"] = _machine(dump.vmcoreinfo)
     for number, name in enumerate(UTSNAME_FIELDS):
         if name in values:
             raw = values[name].encode("utf-8", "replace")[: UTSNAME_SIZE - 1]

@@ -213,3 +213,19 @@ def test_a_release_too_long_for_a_file_name_is_no_problem(write):
     long = VMCOREINFO.replace(b"6.12.0-test", b"6" * 300)
     with pytest.raises(OpenError):
         open_target(write(elf_core([(PAGE, A, PAGE)], note(b"VMCOREINFO", 0, long))))
+
+
+@pytest.mark.parametrize(
+    ("vmcoreinfo", "machine"),
+    [
+        ({"NUMBER(kimage_voffset)": "0xffff", "NUMBER(VA_BITS)": "48"}, "aarch64"),
+        ({"NUMBER(phys_base)": "0"}, "x86_64"),
+        ({}, "(unknown)"),
+    ],
+)
+def test_the_machine_that_qemu_does_not_name_is_told_by_vmcoreinfo(
+    vmcoreinfo: dict[str, str], machine: str
+) -> None:
+    from mmdump.target.repair import _machine
+
+    assert _machine(vmcoreinfo) == machine
