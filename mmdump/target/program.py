@@ -208,6 +208,7 @@ def open_target(
         raise OpenError("no dump was given.", "Give a vmcore, or --live for the running kernel.")
     path = Path(path)
     dump = inspect_dump(path)
+    _check_blocks(dump)
     fd = repaired_copy(dump) if needs_repair(dump) else -1
     try:
         prog = _open_dump(str(path), path if fd < 0 else fd)
@@ -225,6 +226,21 @@ def open_target(
         if fd >= 0:
             os.close(fd)
         raise
+
+
+def _check_blocks(dump: DumpFile) -> None:
+    """Refuse a kdump whose blocks are not the kernel's pages, which libkdumpfile reads at wrong places.
+
+    :raises OpenError: it is one
+    """
+    page_size = dump.vmcoreinfo.get("PAGESIZE", "")
+    block_size = dump.coverage.page_size
+    if dump.container == "kdump" and page_size.isdecimal() and int(page_size) != block_size:
+        raise OpenError(
+            f"{dump.path}: it is kept in blocks of {block_size} bytes, while the kernel's pages have "
+            f"{page_size}: QEMU writes kdumps of aarch64 guests so, and no library reads them.",
+            "Dump the guest as ELF (dump-guest-memory without -z, -l or -s).",
+        )
 
 
 def _open_live() -> drgn.Program:

@@ -1,9 +1,10 @@
 """Dumps that libkdumpfile cannot read as they are, opened through a repaired temporary copy.
 
 QEMU's dump-guest-memory -z/-l/-s leaves utsname empty but for the machine (and knows the names of few),
-and libkdumpfile then fails with "KDUMP_ATTR_ARCH_NAME: Key has no value". In a truncated kdump, reading a page past the end of the file
-touches a memory map where there is no file, and the process dies of SIGBUS. Only a few bytes have to change
-for both, but the user's file is not ours to change, so a copy without a name gets them.
+and libkdumpfile then fails with "KDUMP_ATTR_ARCH_NAME: Key has no value". In a truncated kdump, reading a
+page past the end of the file touches a memory map where there is no file, and the process dies of SIGBUS.
+Only a few bytes have to change for both, but the user's file is not ours to change, so a copy without a name
+gets them.
 """
 
 from __future__ import annotations

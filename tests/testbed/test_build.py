@@ -36,6 +36,13 @@ def test_every_line_of_a_fragment_has_a_reason_of_its_own(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FRAGMENTS, ids=lambda path: path.stem)
+def test_a_reason_names_no_symbol_with_its_prefix(path: Path) -> None:
+    # merge_config.sh takes any line with CONFIG_X in it for a setting of X.
+    found = build.parse_fragment(path.read_text(), path.name)
+    assert [setting.where for setting in found if "CONFIG_" in setting.reason] == []
+
+
+@pytest.mark.parametrize("path", FRAGMENTS, ids=lambda path: path.stem)
 def test_no_fragment_says_a_thing_twice(path: Path) -> None:
     symbols = [setting.symbol for setting in build.parse_fragment(path.read_text(), path.name)]
     assert len(symbols) == len(set(symbols))

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from testbed import dump, guest, initramfs, qemu, qmp, run, truth
+from testbed import dump, guest, initramfs, programs, qemu, qmp, run, scenario, truth
 from testbed.errors import GuestError
 
 
@@ -187,6 +187,14 @@ def test_archive_is_newc() -> None:
     assert "dev/console" in archive
 
 
+def test_links_of_a_foreign_root_stay_in_it(tmp_path: Path) -> None:
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib/libz.so.1.2").write_text("z")
+    (tmp_path / "lib/libz.so.1").symlink_to("libz.so.1.2")
+    (tmp_path / "ld.so").symlink_to("/lib/libz.so.1")
+    assert programs._resolve(tmp_path, "/ld.so") == tmp_path / "lib/libz.so.1.2"
+
+
 # ---- dumps -------------------------------------------------------------------------------------------
 
 
@@ -236,6 +244,15 @@ def test_elf_headers_are_put_where_makedumpfile_looks(tmp_path: Path) -> None:
     assert data[248:] == b"note"
     dump.tidy_elf(path)
     assert path.read_bytes() == data
+
+
+def test_names_of_dumps() -> None:
+    formats = ("elf", "kdump-zlib", "kdump-lzo")
+    assert [scenario.dump_name(name, formats) for name in formats] == [
+        "vmcore.elf",
+        "vmcore.kdump",
+        "vmcore.kdump-lzo",
+    ]
 
 
 def test_options_that_makedumpfile_was_built_without() -> None:
