@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     boot.add_guest_arguments(parser, memory=f"{MEMORY}M")
     parser.add_argument("--timeout", type=float, default=900, help="seconds for the command")
     parser.add_argument(
-        "--situations", default=SITUATIONS, help="made before (default: %(default)s); none: ''"
+        "--situations", default=SITUATIONS, help="made before (%(default)s); also churn, or ''"
     )
     parser.add_argument("--output", type=Path, help="directory for stdout, stderr, truth.txt and the console")
     parser.usage = "%(prog)s [options] KERNEL -- COMMAND..."
@@ -71,8 +71,11 @@ def run(kernel: BuiltKernel, args: argparse.Namespace) -> tuple[Path, int]:
 
 def main(args: argparse.Namespace) -> int:
     """Run, print what the command printed, and return its exit status."""
-    directory, status = run(boot.built_kernel(args.kernel), args)
+    kernel = boot.built_kernel(args.kernel)
+    directory, status = run(kernel, args)
     for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr)):
         stream.write((directory / name).read_text(errors="replace"))
     scenario.say(f"its output is in {directory}")
+    if args.output is None:
+        scenario.remove_runs(f"{kernel.name}-live", 3)
     return status

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import cache, dump, programs, qemu, truth
+from . import cache, dump, filters, programs, qemu, truth
 from .build import BuiltKernel
 from .guest import Guest
 
@@ -129,7 +129,7 @@ def run(
         with Guest(spec, directory / "console.log") as guest:
             until_quiet(guest, record, log)
             guest.qmp.execute("stop")
-            for format_name in wanted_formats(guest, options.formats, log):
+            for format_name in wanted_formats(guest, options.formats, record, log):
                 path = directory / dump_name(format_name, options.formats)
                 seconds = dump.dump(guest.qmp, path, format_name)
                 record.dumps[path.name] = {"format": format_name, "by": "qemu", "seconds": round(seconds, 1)}
@@ -139,7 +139,7 @@ def run(
     finally:
         finish_truth(directory, record)
     if (directory / "vmcore.elf").exists():
-        _filter(directory, options, record, log)
+        record.dumps |= filters.filtered(kernel, directory, options.filters, spec.accel, log)
     if options.compress:
         for dumped in list(record.dumps):
             record.dumps[dump.compress(directory / dumped).name] = record.dumps.pop(dumped)
@@ -165,13 +165,23 @@ def dump_name(format_name: str, formats: tuple[str, ...]) -> str:
     return "vmcore.kdump" if kdumps[:1] == [format_name] else f"vmcore.{format_name}"
 
 
-def wanted_formats(guest: Guest, wanted: tuple[str, ...], log: Log) -> list[str]:
-    """Return the wanted formats that this QEMU can write, and say which it cannot."""
+def wanted_formats(guest: Guest, wanted: tuple[str, ...], record: Record, log: Log) -> list[str]:
+    """Return the wanted formats that this QEMU can write so that readers understand; note the others."""
     available = dump.available_formats(guest.qmp)
+    found = []
     for name in wanted:
         if name not in available:
-            log(f"this QEMU cannot write {name} dumps of {guest.spec.kernel.arch}")
-    return [name for name in wanted if name in available]
+            why = f"this QEMU cannot write {name} dumps of {guest.spec.kernel.arch}"
+        elif name != "elf" and guest.spec.kernel.arch == "arm64":
+            why = (
+                f"QEMU's {name} dumps of arm64 have blocks of 64 KiB and no architecture: nothing reads them"
+            )
+        else:
+            found.append(name)
+            continue
+        record.absent[name] = why
+        log(why)
+    return found
 
 
 def until_quiet(guest: Guest, record: Record, log: Log) -> None:
@@ -205,7 +215,8 @@ def finish_truth(directory: Path, record: Record) -> None:
         path.write_text(truth.plain_dmesg(path.read_text(errors="replace")))
     with suppress(OSError):
         lines = truth.parse_truth((directory / "truth/truth.txt").read_text(errors="replace"))
-        record.absent, record.failed = truth.absent(lines), truth.failed(lines)
+        record.absent |= truth.absent(lines)
+        record.failed |= truth.failed(lines)
     record.files = [asdict(bracket) for bracket in truth.brackets(directory / "truth")]
     write_record(directory, record)
 
@@ -213,20 +224,6 @@ def finish_truth(directory: Path, record: Record) -> None:
 def write_record(directory: Path, record: Record) -> None:
     """Write run.json."""
     (directory / "run.json").write_text(json.dumps(asdict(record), indent=2) + "\n")
-
-
-def _filter(directory: Path, options: RunOptions, record: Record, log: Log) -> None:
-    if record.arch != qemu.NATIVE:
-        log("no filtered dumps: this machine's makedumpfile reads dumps of its own architecture only")
-        return
-    for name in options.filters:
-        target = directory / f"vmcore.{name}"
-        started = time.monotonic()
-        words = dump.FILTERS[name]
-        if dump.make_filtered(directory / "vmcore.elf", target, words, log):
-            seconds = round(time.monotonic() - started, 1)
-            record.dumps[target.name] = {"format": " ".join(words), "by": "makedumpfile", "seconds": seconds}
-            log(f"{target.name}: {target.stat().st_size >> 20} MiB in {seconds:.0f} s")
 
 
 def remove_runs(name: str, keep: int) -> None:

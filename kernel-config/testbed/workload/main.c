@@ -42,6 +42,7 @@ static const struct situation situations[] = {
 	{ "ksm", make_ksm, "pages merged by KSM" },
 	{ "poison", make_poison, "hwpoisoned pages" },
 	{ "reported", make_reported, "huge blocks freed, for free page reporting" },
+	{ "churn", make_churn, "memory that moves all the time, for live runs" },
 };
 
 static void line(const char *prefix, const char *format, va_list args)

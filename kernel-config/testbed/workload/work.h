@@ -81,6 +81,7 @@ void make_pagetables(int argc, char **argv);
 void make_ksm(int argc, char **argv);
 void make_poison(int argc, char **argv);
 void make_reported(int argc, char **argv);
+void make_churn(int argc, char **argv);
 
 /* Reads the kernel's files before and after the dump: capture.c. */
 int capture(int argc, char **argv);
