@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -155,7 +156,10 @@ def _analysis_command(analysis: type[Analysis]) -> click.Command:
     @click.pass_context
     def run(ctx: click.Context, /, **given: Any) -> None:
         names = [name for name, *_ in options(analysis)]
-        chosen = analysis(**{name: given.pop(name) for name in names})
+        words = {name: given.pop(name) for name in names}
+        if not given["vmcore"] and not given["live"]:
+            given["vmcore"] = _swallowed(analysis, words)
+        chosen = analysis(**words)
         _run(ctx, partial(_scan, chosen), **given)
 
     doc = (analysis.__doc__ or analysis.summary).strip()
@@ -172,6 +176,18 @@ def _analysis_command(analysis: type[Analysis]) -> click.Command:
             flag |= {"is_flag": False, "flag_value": described.optional_value}
         command.params.append(click.Option([described.flag, name], **flag))
     return command
+
+
+def _swallowed(analysis: type[Analysis], words: dict[str, Any]) -> str | None:
+    """The dump, when an option whose value may be left out stood before it and took it for its value."""
+    from mmdump.analysis import options
+
+    for name, _, _, described in options(analysis):
+        word = words[name]
+        if described.optional_value not in (None, word) and isinstance(word, str) and os.path.isfile(word):
+            words[name] = described.optional_value
+            return word
+    return None
 
 
 def _scan(
@@ -224,6 +240,7 @@ def _cat_command(
     output: str | None,
     force: bool,
     vmcore: str | None,
+    quiet: bool,
     **given: Any,
 ) -> None:
     """Print a proc, sysfs or debugfs file as the kernel would have printed it at the moment of the dump.
@@ -246,7 +263,8 @@ def _cat_command(
     wanted = find_kernel_file(files, file)
     with (
         open_output(output, force) as out,
-        _opened(shared, vmcore, **given) as (kernel, progress),
+        _opened(shared, vmcore, **given) as kernel,
+        _progress(quiet or (output is None and sys.stdout.isatty())) as progress,
     ):
         missing = _write_file(wanted, kernel, out, progress)
     for sentence in missing:
@@ -297,12 +315,12 @@ def _run(
     shared = _context(ctx)
     with (
         _renderer(**output) as renderer,  # first: it refuses bad options before anything is read
-        _opened(shared, vmcore, symbols=symbols, live=live, force_symbols=force_symbols, quiet=quiet) as (
-            kernel,
-            progress,
-        ),
+        _opened(shared, vmcore, symbols=symbols, live=live, force_symbols=force_symbols) as kernel,
     ):
-        result = analyse(kernel, shared.plugins, renderer, progress)
+        # The bar is gone before the answer is written, and never between rows on their way to a terminal.
+        rows_pass = not isinstance(renderer, _text_renderer()) and output["output"] is None
+        with _progress(quiet or (rows_pass and sys.stdout.isatty())) as progress:
+            result = analyse(kernel, shared.plugins, renderer, progress)
         renderer.finish(result)
     if not isinstance(renderer, _text_renderer()):
         # Rows alone cannot say what is missing from them.
@@ -320,21 +338,17 @@ def _opened(
     symbols: Sequence[str],
     live: bool,
     force_symbols: bool,
-    quiet: bool,
-) -> Iterator[tuple[Kernel, Progress | None]]:
-    """The kernel that was named, and something to report progress to."""
+) -> Iterator[Kernel]:
+    """The kernel that was named."""
     from mmdump.kernel import Kernel
     from mmdump.target import open_target
 
-    if vmcore is None and not live:
+    if not vmcore and not live:
         raise UsageError("no vmcore was given", "Name a dump, or --live for the running kernel.")
     if vmcore is not None and live:
         raise UsageError("both a vmcore and --live were given", "Only one kernel at a time.")
-    with (
-        open_target(vmcore or "/proc/kcore", symbols=symbols, force=force_symbols, live=live) as target,
-        _progress(quiet) as progress,
-    ):
-        yield Kernel(target, shared.plugins.page_ext_clients()), progress
+    with open_target(vmcore, symbols=symbols, force=force_symbols, live=live) as target:
+        yield Kernel(target, shared.plugins.page_ext_clients())
 
 
 def _text_renderer() -> type[Renderer]:
@@ -383,12 +397,20 @@ def _progress(quiet: bool) -> Iterator[Progress | None]:
         yield None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("pages"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("pages", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        task: TaskID | None = None
+
+        def report(done: int, total: int) -> None:
+            nonlocal task
+            # Only what reports progress gets a bar.
+            if task is None:
+                task = bar.add_task("pages", total=total)
+            bar.update(task, completed=done, total=total)
+
+        yield report
 
 
 def _explain(error: MmdumpError) -> None:
@@ -402,7 +424,13 @@ def _explain(error: MmdumpError) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    # Wherever it stands: it is asked for by adding it to a command that failed.
     debug = "--debug" in words
+    words = ["--debug"] * debug + [word for word in words if word != "--debug"]
+    # Commands for drgn's shell are not ours to load; and while they load, drgn swallows an interrupt.
+    os.environ.setdefault("DRGN_DISABLE_PLUGINS", "*")
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
     shared: _Context | None = None
     try:
         with cli.make_context("mmdump", words) as ctx:
@@ -419,7 +447,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = ExitStatus.USAGE
     except MmdumpError as error:
         if debug:
-            raise
+            traceback.print_exc()
         _explain(error)
         status = error.status
     except KeyboardInterrupt:
@@ -430,9 +458,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 128 + signal.SIGPIPE
+    except OSError as error:
+        if debug:
+            traceback.print_exc()
+        what = f"{error.filename}: " if error.filename else ""
+        _explain(MmdumpError(f"{what}{error.strerror or error}"))
+        status = ExitStatus.INTERNAL
     except Exception as error:
         if debug:
-            raise
+            traceback.print_exc()
         _explain(
             MmdumpError(
                 f"internal error: {type(error).__name__}: {error}",

@@ -68,7 +68,7 @@ def main(args: argparse.Namespace) -> int:
 def _run(name: str, *, fresh: bool) -> Path:
     if not fresh:
         return check.directory_of(name)
-    build.build(KERNELS[name])
+    build.build(KERNELS[name], log=scenario.say)
     kernel = boot.built_kernel(name)
     directory, _ = scenario.run(kernel, scenario.RunOptions(memory=scenario.default_memory(kernel)))
     scenario.remove_runs(kernel.name, 2)

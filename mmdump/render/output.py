@@ -33,6 +33,8 @@ def open_output(path: str | os.PathLike[str] | None, force: bool = False) -> Ite
         sys.stdout.buffer.flush()
         return
     shown = os.fspath(path)
+    if not shown:
+        raise UsageError("The output file has no name.", "Name a file, or - for standard output.")
     try:
         mode = _mode(shown)
         if mode is not None and stat.S_ISDIR(mode):

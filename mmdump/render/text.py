@@ -100,7 +100,7 @@ class TextRenderer(Renderer):
         if not matched:
             lines.append([("  (no rows)", "dim")])
         elif matched > table.frame.height:
-            more = f"  ... {matched - table.frame.height:,} more rows (--limit, or -f csv for all)"
+            more = f"  ... {matched - table.frame.height:,} more rows (--limit 0 for all)"
             lines.append([(more, "dim")])
         return lines
 

@@ -157,7 +157,7 @@ class _Search:
             raise OpenError(
                 f"{path} belongs to another kernel: its build ID is {file.build_id or 'missing'}, that of "
                 f"{self._name} (kernel {self._release}) is {self._build_id}.",
-                "Give the vmlinux of the kernel that was dumped, or use this one anyway with --force.",
+                "Give the vmlinux of the kernel that was dumped, or use this one with --force-symbols.",
             )
         return self._attach(file, GIVEN)
 

@@ -26,6 +26,8 @@ COMPRESSED_SUFFIXES = (".zst", ".xz", ".gz")
 MAGICS = {b"\x28\xb5\x2f\xfd": ".zst", b"\xfd7zXZ\0": ".xz", b"\x1f\x8b": ".gz"}
 #: The largest vmlinux with debug info are about 2 GiB.
 MAX_SIZE = 8 << 30
+#: What ``zstd --long`` needs; a larger window only takes our memory.
+MAX_WINDOW = 1 << 27
 CHUNK = 1 << 20
 ZSTD_INPUT = 1 << 13
 
@@ -154,8 +156,7 @@ def _copy(path: Path, suffix: str, output: IO[bytes]) -> None:
 
 def _zstd(file: IO[bytes]) -> Iterator[bytes]:
     """Frame by frame, since zstandard's stream reader takes a frame that is cut off for a whole one."""
-    # Large windows: what zstd --long=31 writes.
-    decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 31)
+    decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
     frame = None
     # One byte may stand for 32 KiB: with little input at a time the output stays small as well.
     while raw := file.read(ZSTD_INPUT):

@@ -67,7 +67,7 @@ def test_streamed_and_whole_are_the_same_bytes(step: int, query: Query) -> None:
 
 def test_a_long_table_ends_by_saying_how_many_rows_are_not_shown() -> None:
     lines = rendered(pinned(), table="pages").splitlines()
-    assert lines[1 + 1 + DEFAULT_LIMIT] == "  ... 80 more rows (--limit, or -f csv for all)"
+    assert lines[1 + 1 + DEFAULT_LIMIT] == "  ... 80 more rows (--limit 0 for all)"
     assert "more rows" not in rendered(pinned(), table="pages", query=Query(limit=0))
     assert "  ... 3 more rows" in rendered(pinned(), query=Query(limit=1))
 
