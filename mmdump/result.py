@@ -160,7 +160,7 @@ class Coverage:
     def complete(self) -> bool:
         """Whether nothing that was needed is known to be missing."""
         ext = self.page_ext
-        return self.read == self.pages and (ext is None or not (ext.unreadable or ext.erased))
+        return self.read == self.pages and (ext is None or ext.read == ext.pages)
 
     def __add__(self, other: Coverage) -> Coverage:
         ext = self.page_ext

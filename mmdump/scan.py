@@ -167,6 +167,9 @@ def run(
                 coverage=coverage if one.analysis.page_ext else replace(coverage, page_ext=None),
                 incomplete=[*result.incomplete, *ranges.missing()],
             )
+        truncated = kernel.target.dump.truncated if kernel.target.dump is not None else None
+        if truncated:
+            result = replace(result, notes=[truncated, *result.notes])
         results.append(replace(result, target=result.target or summarise(kernel.target)))
     return results
 
@@ -220,14 +223,15 @@ class Ranges:
     def missing(self) -> list[str]:
         """One sentence for each thing that should have been read and could not be."""
         reasons = []
-        if self.coverage.unreadable or self.coverage.erased:
-            lost = self.coverage.unreadable + self.coverage.erased
-            reasons.append(f"struct page of {lost} of {self.coverage.pages} pages could not be read")
-        ext = self.coverage.page_ext
-        if ext is not None and (ext.unreadable or ext.erased):
-            reasons.append(
-                f"page_ext of {ext.unreadable + ext.erased} of {ext.pages} pages could not be read"
-            )
+        for what, part in (("struct page", self.coverage), ("page_ext", self.coverage.page_ext)):
+            if part is None:
+                continue
+            if part.unreadable or part.erased:
+                lost = part.unreadable + part.erased
+                reasons.append(f"{what} of {lost} of {part.pages} pages could not be read")
+            if part.zero_filled:
+                # The dump holds nothing there, and drgn reads zeros: what was left out need not be zero.
+                reasons.append(f"{what} of {part.zero_filled} of {part.pages} pages is not in the dump")
         if self._kernel.memmap.unreadable_sections:
             reasons.append(
                 f"{self._kernel.memmap.unreadable_sections} parts of the memory section table could not be "

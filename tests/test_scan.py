@@ -51,7 +51,7 @@ class FakeKernel:
 
     def __post_init__(self) -> None:
         self.memmap = FakeMap(self.cuts)
-        self.target = SimpleNamespace()
+        self.target = SimpleNamespace(dump=None)
 
     def pages(self, start: int, end: int, *, ext: bool = False, blocks: bool = True) -> SimpleNamespace:
         self.asked_ext.append(ext)

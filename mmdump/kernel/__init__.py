@@ -43,6 +43,10 @@ def _kernel_fact(what: str) -> Callable[[Callable[[Kernel], T]], cached_property
                 raise IncompleteError(
                     f"{what} could not be read: {error}", "The dump may be truncated, filtered or damaged."
                 ) from error
+            except (OSError, OverflowError, ValueError) as error:
+                raise IncompleteError(
+                    f"{what} could not be made out: {error}", "The dump or its debug info may be damaged."
+                ) from error
             except (LookupError, AttributeError, TypeError) as error:
                 raise UnsupportedError(
                     f"mmdump does not know {what} of this kernel: {error}",
@@ -98,9 +102,18 @@ class Kernel:
         return read_zones(self.target.prog)
 
     @_kernel_fact("the CMA areas")
+    def _cma(self) -> tuple[list[CmaArea], int]:
+        return read_cma_areas(self.target.prog, self.memmap.end_pfn)
+
+    @property
     def cma_areas(self) -> list[CmaArea]:
         """Areas reserved for contiguous allocation."""
-        return read_cma_areas(self.target.prog, self.memmap.end_pfn)
+        return self._cma[0]
+
+    @property
+    def cma_garbage(self) -> int:
+        """How many areas there are besides that are garbage, or could not be read."""
+        return self._cma[1]
 
     @_kernel_fact("the per-CPU folio batches")
     def folio_batches(self) -> FolioBatches:

@@ -21,6 +21,8 @@ __all__ = ["CmaArea", "read_cma_areas", "read_cma_bitmap"]
 
 #: No configuration has more areas (CONFIG_CMA_AREAS is at most 1000).
 _MAX_AREAS = 1000
+#: A bit stands for a pageblock at most.
+_MAX_ORDER_PER_BIT = 13
 #: 2**46 bytes in pages of 4 KiB.
 _MAX_PAGES = 1 << 34
 
@@ -47,17 +49,18 @@ class CmaArea:
         return self.base_pfn + self.count
 
 
-def read_cma_areas(prog: Program, end_pfn: int) -> list[CmaArea]:
-    """The areas of this kernel; none where it has no CMA. Areas that are garbage or empty are left out.
+def read_cma_areas(prog: Program, end_pfn: int) -> tuple[list[CmaArea], int]:
+    """The areas of this kernel, and how many are left out because they are garbage or could not be read.
 
     :param end_pfn: One past the highest valid PFN.
     An area of several ranges (6.15) is one for each, named NAME, NAME.1 and so on.
     """
     table, count = find_object(prog, "cma_areas"), find_object(prog, "cma_area_count")
     if table is None or count is None:
-        return []
+        return [], 0
     several = has_member(prog.type("struct cma"), "nranges")
-    areas = []
+    areas: list[CmaArea] = []
+    garbage = 0
     for index in range(min(count.value_(), table.type_.length or 0, _MAX_AREAS)):
         try:
             area = table[index].read_()
@@ -65,12 +68,17 @@ def read_cma_areas(prog: Program, end_pfn: int) -> list[CmaArea]:
             # 6.15 gave areas several ranges, each with a bitmap.
             parts = area.ranges[: _ranges(area)] if several else [area]
         except FaultError:
+            garbage += 1
             continue
         for number, part in enumerate(parts):
             base, pages, bitmap = part.base_pfn.value_(), part.count.value_(), part.bitmap.value_()
-            if 0 < pages <= _MAX_PAGES and base + pages <= end_pfn and order < 32 and bitmap:
+            whole = order <= _MAX_ORDER_PER_BIT and pages % (1 << order) == 0
+            if 0 < pages <= _MAX_PAGES and base + pages <= end_pfn and whole and bitmap:
                 areas.append(CmaArea(f"{name}.{number}" if number else name, base, pages, order, bitmap))
-    return areas
+            else:
+                # An area that failed at boot has no pages (count 0).
+                garbage += pages != 0
+    return areas, garbage
 
 
 def _ranges(area: Object) -> int:
@@ -82,7 +90,7 @@ def read_cma_bitmap(reader: Reader, area: CmaArea) -> Bools | None:
     """Which pages of an area are allocated, one truth value per page; None where it is not in the dump."""
     bits = area.count >> area.order_per_bit
     chunk = reader.read(area.bitmap, (bits + 63) // 64 * 8)
-    if (chunk.status == ReadStatus.UNREADABLE).any():
+    if (chunk.status != ReadStatus.READ).any():
         return None
     allocated = np.unpackbits(chunk.data, bitorder="little")[:bits].astype(bool)
     return np.repeat(allocated, 1 << area.order_per_bit)

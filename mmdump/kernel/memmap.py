@@ -31,6 +31,8 @@ RANGE_PAGES = 1 << 16
 _SUBSECTION_SHIFT = 21
 #: LENGTH(mem_section) where VMCOREINFO is silent: 2**46 bytes in 128 MiB sections, 128 to a root.
 _DEFAULT_ROOTS = 4096
+#: Sections of 1 GiB are the largest there are (arm64 with 64 KiB pages has 512 MiB).
+_MAX_SECTION_BITS = 34
 #: More than any configuration has; beyond, the table is garbage.
 _MAX_ROOTS = 1 << 20
 _MAX_SECTIONS = 1 << 22
@@ -128,6 +130,8 @@ def read_memmap(target: Target) -> MemMap:
         raise UnsupportedError("the debug info describes no struct page", "Is it the kernel's vmlinux?")
     section = find_type(prog, "struct mem_section")
     vmemmap = find_object(prog, "vmemmap")
+    if section is not None and vmemmap is None and find_object(prog, "vmemmap_populate") is not None:
+        raise IncompleteError("the kernel's memory section table is damaged: it leads to no page array")
     if section is None or vmemmap is None:
         raise UnsupportedError(
             "this kernel's memory model is not SPARSEMEM with a virtual memory map, the only one mmdump reads"
@@ -138,6 +142,10 @@ def read_memmap(target: Target) -> MemMap:
     number, rows, unreadable = _section_table(target, dtype)
     # Section flags are an enum since 6.0; macros of the same values before.
     valid = rows["section_mem_map"] & (1 << _constant(prog, "SECTION_HAS_MEM_MAP_BIT", 1)) != 0
+    section_pages = _section_pages(target)
+    if target.dump is not None:
+        # The kernel knows of no memory beyond what the dump knows of. Garbage does.
+        valid &= number * section_pages < _end_pfn(target)
     number, rows = number[valid], rows[valid]
     early = rows["section_mem_map"] & (1 << _constant(prog, "SECTION_IS_EARLY_BIT", 3)) != 0
     ext = rows["page_ext"] if "page_ext" in (dtype.names or ()) else np.zeros(len(rows))
@@ -150,7 +158,7 @@ def read_memmap(target: Target) -> MemMap:
         number,
         ext.astype(np.uint64),
         bitmap,
-        1 << (_constant(prog, "SECTION_SIZE_BITS") - target.page_shift),
+        section_pages,
     )
     if has_member(usage, "subsection_map"):
         maps = offsetof(usage, "subsection_map")
@@ -161,6 +169,24 @@ def read_memmap(target: Target) -> MemMap:
     else:
         ranges = _merge(number * sections.pages, (number + 1) * sections.pages)
     return MemMap(vmemmap.value_(), sizeof(page), ranges, sections, unreadable)
+
+
+def _section_pages(target: Target) -> int:
+    """PAGES_PER_SECTION.
+
+    :raises IncompleteError: SECTION_SIZE_BITS is nothing that a kernel has.
+    """
+    bits = _constant(target.prog, "SECTION_SIZE_BITS")
+    if not _SUBSECTION_SHIFT + 3 <= bits <= _MAX_SECTION_BITS:
+        raise IncompleteError(f"the dump says that memory sections have 2**{bits} bytes, which is garbage")
+    return 1 << (bits - target.page_shift)
+
+
+def _end_pfn(target: Target) -> int:
+    """One past the last PFN that the dump knows of."""
+    assert target.dump is not None
+    coverage = target.dump.coverage
+    return coverage.end_pfn * coverage.page_size // target.page_size
 
 
 def _constant(prog: Program, name: str, default: int | None = None) -> int:

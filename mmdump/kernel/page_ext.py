@@ -74,6 +74,7 @@ class ClientState:
 
     :param built: Whether the kernel was built with it.
     :param enabled: Whether it was switched on at boot, so that its data means something.
+    :param unreadable: Whether that could not be read.
     :param offset: Of its data from the start of the entry, in bytes.
     :param size: Of its data, in bytes for each page.
     """
@@ -83,6 +84,7 @@ class ClientState:
     enabled: bool
     offset: int = 0
     size: int = 0
+    unreadable: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ class PageExtLayout:
     :param built: Whether the kernel was built with page_ext at all.
     :param stride: Size of an entry in bytes; 0 when there are none.
     :param flags: Bit numbers of the flags word by name, empty when entries have no flags word.
+    :param garbage: Whether clients are on whose data does not fit into entries of that size.
     :param dtype: One structured dtype over an entry: the flags word and a field for each enabled client.
     """
 
@@ -100,6 +103,7 @@ class PageExtLayout:
     flags: Mapping[str, int]
     clients: Mapping[str, ClientState]
     dtype: np.dtype[np.void] | None
+    garbage: bool = False
 
     def client(self, name: str) -> ClientState | None:
         """The state of a client, or None when no plugin declares it."""
@@ -137,8 +141,21 @@ def read_page_ext_layout(prog: Program, clients: Sequence[PageExtClient]) -> Pag
     wanted = any(state.enabled and state.client.flags for state in states.values())
     if stride >= _FLAGS_SIZE and (wanted or always):
         flags = enumerators(prog, "enum page_ext_flags")
+    if not _fits(stride, _FLAGS_SIZE if flags else 0, states):
+        return PageExtLayout(built, stride, {}, states, None, garbage=True)
     dtype = _entry_dtype(prog, stride, states, bool(flags)) if stride else None
     return PageExtLayout(built, stride, flags, states, dtype)
+
+
+def _fits(stride: int, flags_size: int, states: Mapping[str, ClientState]) -> bool:
+    """Whether the data of all enabled clients lies in an entry, behind the flags and side by side."""
+    end = flags_size
+    enabled = [state for state in states.values() if state.enabled]
+    for state in sorted(enabled, key=lambda each: (each.offset, each.size)):
+        if state.size and state.offset < end:
+            return False
+        end = max(end, state.offset + state.size)
+    return end <= stride or not enabled
 
 
 def _client_state(prog: Program, client: PageExtClient) -> ClientState:
@@ -149,7 +166,9 @@ def _client_state(prog: Program, client: PageExtClient) -> ClientState:
         offset, size = ops.offset.value_(), ops.size.value_()
         key = find_object(prog, client.enabled) if client.enabled else None
         enabled = key is None or key.key.enabled.counter.value_() > 0
-    except (FaultError, AttributeError):
+    except FaultError:
+        return ClientState(client, built=True, enabled=False, unreadable=True)
+    except AttributeError:
         return ClientState(client, built=True, enabled=False)
     return ClientState(client, built=True, enabled=enabled, offset=offset, size=size)
 
@@ -218,7 +237,7 @@ class PageExtRange:
     def __init__(self, pieces: Sequence[U8], status: U8, layout: PageExtLayout) -> None:
         assert layout.dtype is not None
         self.layout = layout
-        #: What could be read of each entry, ReadStatus, uint8. Entries that do not exist are zero-filled.
+        #: What could be read of each entry, ReadStatus, uint8; UNREADABLE where there is none.
         self.status = status
         self._pieces = [piece.view(layout.dtype) for piece in pieces]
         self._names = layout.dtype.names or ()
@@ -269,7 +288,7 @@ def read_page_ext(
         base = int(sections.page_ext[row]) if row >= 0 else 0
         if not base or base & _INVALID:
             data.append(np.zeros((high - low) * layout.stride, np.uint8))
-            status.append(np.full(high - low, ReadStatus.ZERO_FILLED, np.uint8))
+            status.append(np.full(high - low, ReadStatus.UNREADABLE, np.uint8))
             continue
         # The bias may wrap around zero, as in C.
         address = (base + layout.stride * low) & 0xFFFFFFFFFFFFFFFF

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from drgn import FaultError
 
 from mmdump.errors import IncompleteError, UnsupportedError
 from mmdump.kernel.arrays import I64, U8
@@ -76,7 +77,7 @@ def read_pageblock_layout(prog: Program, page_shift: int) -> PageblockLayout:
     if function is not None and any(each.name == "end_bitidx" for each in function.type_.parameters or ()):
         # Up to 5.8 the bits of a word were counted from its top.
         raise UnsupportedError("mmdump does not know this kernel's pageblock bits yet")
-    names = [c_string(pointer) for pointer in prog["migratetype_names"]]
+    names = [_name(prog, index) for index in range(prog["migratetype_names"].type_.length or 0)]
     return PageblockLayout(
         _pageblock_order(prog, page_shift),
         tuple(names),
@@ -84,6 +85,14 @@ def read_pageblock_layout(prog: Program, page_shift: int) -> PageblockLayout:
         bits.get("PB_migrate_isolate", -1),
         enumerators(prog, "enum migratetype").get("MIGRATE_ISOLATE", -1),
     )
+
+
+def _name(prog: Program, index: int) -> str:
+    """A migratetype's name; its number where the name is not in the dump."""
+    try:
+        return c_string(prog["migratetype_names"][index])
+    except FaultError:
+        return f"migratetype {index}"
 
 
 def _pageblock_order(prog: Program, page_shift: int) -> int:

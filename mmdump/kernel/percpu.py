@@ -5,25 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from drgn import FaultError, Object
+from drgn import Object
 
 from mmdump.kernel.layout import find_object
 
 if TYPE_CHECKING:
     from drgn import Program
 
-__all__ = ["each_cpu"]
+__all__ = ["each_cpu", "possible_cpus"]
 
 
 def each_cpu(prog: Program, variable: Object) -> Iterator[Object]:
-    """The instance of a static per-CPU variable on each possible CPU; CPUs that cannot be read raise later.
+    """The instance of a static per-CPU variable on each possible CPU.
 
     Not :func:`drgn.helpers.linux.percpu.per_cpu`: x86-64 kernels up to 6.14 link their per-CPU section at
     address 0 and do not relocate it with the rest of the image, while drgn 0.3 does, so that its result is
     off by KERNELOFFSET. The distance to the start of the section is right either way, and
     ``pcpu_setup_first_chunk()`` records where each CPU's copy of the section begins.
+
+    :raises drgn.FaultError: Where the copies are is not in the dump.
     """
-    from drgn.helpers.linux.cpumask import for_each_possible_cpu
     from drgn.helpers.linux.percpu import per_cpu
 
     base, units = find_object(prog, "pcpu_base_addr"), find_object(prog, "pcpu_unit_offsets")
@@ -33,12 +34,19 @@ def each_cpu(prog: Program, variable: Object) -> Iterator[Object]:
     except LookupError:
         start = size = 0
     distance = (variable.address_ or 0) - start
-    for cpu in for_each_possible_cpu(prog):
+    for cpu in possible_cpus(prog):
         if base is None or units is None or not 0 <= distance < size:
             yield per_cpu(variable, cpu)
             continue
-        try:
-            address = base.value_() + units[cpu].value_() + distance
-        except FaultError:
-            continue
-        yield Object(prog, variable.type_, address=address)
+        address = base.value_() + units[cpu].value_() + distance
+        yield Object(prog, variable.type_, address=address & 0xFFFFFFFFFFFFFFFF)
+
+
+def possible_cpus(prog: Program) -> list[int]:
+    """The CPUs there may be, by the mask itself, which has an end in a damaged dump too.
+
+    :raises drgn.FaultError: It is not in the dump.
+    """
+    # cpu_possible_mask is a macro of this since 4.5.
+    words = prog["__cpu_possible_mask"].bits.value_()
+    return [64 * index + bit for index, word in enumerate(words) for bit in range(64) if word >> bit & 1]

@@ -65,11 +65,11 @@ def read_folio_batches(prog: Program, memmap: MemMap) -> FolioBatches:
         if variable is None:
             complete &= name != _BATCHES[0]
             continue
-        for batches in each_cpu(prog, variable):
-            try:
+        try:
+            for batches in each_cpu(prog, variable):
                 found.extend(_batched(batches.read_()))
-            except FaultError:
-                complete = False
+        except (FaultError, LookupError):
+            complete = False
     # mlock marks what it batches in the low bits of the pointer (LRU_FOLIO, NEW_FOLIO).
     address = np.array(found, np.uint64) & ~np.uint64(3)
     offset = (address - np.uint64(memmap.vmemmap)).astype(np.int64)

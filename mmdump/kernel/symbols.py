@@ -24,6 +24,8 @@ __all__ = ["Kallsyms", "Symbols", "read_kallsyms"]
 
 #: A kernel has some 10**5 symbols; more than this many are garbage.
 _MAX_SYMBOLS = 1 << 23
+#: What the upper bits of a kernel address may be, with 48 and with 52 or 57 bits of address.
+_CANONICAL = range((1 << 17) - (1 << 10), 1 << 17)
 #: KSYM_NAME_LEN, 512 since 6.1.
 _MAX_NAME = 512
 #: One marker for each 256 names.
@@ -108,20 +110,20 @@ def read_kallsyms(target: Target) -> Kallsyms | None:
         find("kallsyms_token_index"),
         find("kallsyms_token_table"),
     )
-    if None in (count_at, names, offsets_at, base_at, markers_at, index_at, table_at):
+    if None in (count_at, names, offsets_at, markers_at, index_at, table_at):
         return None
     order = byteorder(target.prog)
     count = int(_column(target.reader, count_at, 1, order + "u4")[0])
     if not 0 < count <= _MAX_SYMBOLS:
         return None
-    base = int(_column(target.reader, base_at, 1, order + "u8")[0])
+    base = int(_column(target.reader, base_at, 1, order + "u8")[0]) if base_at else None
     offsets = _column(target.reader, offsets_at, count, order + "i4").astype(np.int64)
     markers = _column(target.reader, markers_at, -(-count // _MARKER_STEP), order + "u4").astype(np.uint64)
     index = _column(target.reader, index_at, 256, order + "u2").astype(np.int64)
     table = target.reader.read(table_at or 0, int(index[-1]) + 64).data
     tokens = tuple(_token(table, start) for start in index.tolist())
     known = _address(target.vmcoreinfo.get("SYMBOL(_stext)"))
-    for addresses in _address_forms(offsets, base):
+    for addresses in _address_forms(offsets, base, offsets_at or 0):
         if not bool((addresses[1:] >= addresses[:-1]).all()):
             continue
         table_form = Kallsyms(addresses, markers, names or 0, tokens, target.reader)
@@ -134,8 +136,12 @@ def read_kallsyms(target: Target) -> Kallsyms | None:
     return None
 
 
-def _address_forms(offsets: I64, base: int) -> list[U64]:
+def _address_forms(offsets: I64, base: int | None, offsets_at: int) -> list[U64]:
     """The meanings that ``kallsyms_sym_address()`` gave the offsets."""
+    if base is None:
+        # 7.1 or so did without kallsyms_relative_base: each counts from where it stands itself.
+        own = np.uint64(offsets_at) + np.arange(0, 4 * len(offsets), 4, dtype=np.uint64)
+        return [own + offsets.astype(np.uint64)]
     relative = (offsets & 0xFFFFFFFF).astype(np.uint64) + np.uint64(base)
     # CONFIG_KALLSYMS_ABSOLUTE_PERCPU (x86 up to 6.14): negative ones count down from the base, and the
     # others are absolute, per-CPU offsets.
@@ -197,6 +203,8 @@ class Symbols:
             if found is not None:
                 name, offset, size = found
                 return f"{name}+{offset:#x}/{size:#x}"
+        if address >> 47 not in _CANONICAL:
+            return f"{address:#x}"
         try:
             symbol = self._prog.symbol(address)
         except LookupError:

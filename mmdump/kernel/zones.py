@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,11 +10,11 @@ import numpy as np
 from drgn import FaultError
 
 from mmdump.kernel.arrays import I64, U8, U64
-from mmdump.kernel.layout import c_string, enumerators
+from mmdump.kernel.layout import c_string, enumerators, find_object
 from mmdump.kernel.names import read_flag_fields
 
 if TYPE_CHECKING:
-    from drgn import Program
+    from drgn import Object, Program
 
 __all__ = ["Zone", "ZoneBits", "read_zone_bits", "read_zones"]
 
@@ -89,14 +90,12 @@ def read_zone_bits(prog: Program) -> ZoneBits:
 
 
 def read_zones(prog: Program) -> list[Zone]:
-    """The populated zones of all online nodes, in order of node and zone.
+    """The populated zones of all nodes, in order of node and zone.
 
     Zones whose ``struct zone`` is not in the dump are left out.
     """
-    from drgn.helpers.linux.mmzone import for_each_online_pgdat
-
     zones = []
-    for node in for_each_online_pgdat(prog):
+    for node in _nodes(prog):
         try:
             number = node.node_id.value_()
             count = min(node.nr_zones.value_(), node.node_zones.type_.length or 0)
@@ -105,18 +104,30 @@ def read_zones(prog: Program) -> list[Zone]:
         for index in range(count):
             zone = node.node_zones[index]
             try:
-                present = zone.present_pages.value_()
-                if present:
-                    zones.append(
-                        Zone(
-                            number,
-                            index,
-                            c_string(zone.name),
-                            zone.zone_start_pfn.value_(),
-                            zone.spanned_pages.value_(),
-                            present,
-                        )
-                    )
+                present, spanned = zone.present_pages.value_(), zone.spanned_pages.value_()
+                start = zone.zone_start_pfn.value_()
+                if 0 < present <= spanned and start + spanned <= _MAX_PFN:
+                    zones.append(Zone(number, index, c_string(zone.name), start, spanned, present))
             except FaultError:
                 continue
     return zones
+
+
+#: No architecture has more physical address bits than 52, nor smaller pages than 4 KiB.
+_MAX_PFN = 1 << 40
+
+
+def _nodes(prog: Program) -> Iterator[Object]:
+    """``NODE_DATA()`` of every node, by the array: a mask of nodes in a damaged dump may have no end."""
+    table = find_object(prog, "node_data")
+    if table is None:
+        # Without CONFIG_NUMA.
+        yield prog["contig_page_data"].address_of_()
+        return
+    for index in range(table.type_.length or 0):
+        try:
+            node = table[index].read_()
+        except FaultError:
+            continue
+        if node:
+            yield node

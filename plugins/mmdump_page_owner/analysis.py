@@ -10,8 +10,9 @@ import numpy as np
 import polars as pl
 
 from mmdump.analysis import Analysis, Columns, Need, Parts
+from mmdump.errors import IncompleteError
 from mmdump.result import Column, Finding, Kind, Result, Schema, Severity, Table
-from mmdump_page_owner.record import Owners, read_owners, why_no_owner
+from mmdump_page_owner.record import PAGE_OWNER, Owners, read_owners, why_no_owner
 from mmdump_page_owner.stacks import stack_table
 
 if TYPE_CHECKING:
@@ -35,13 +36,25 @@ GROUPS = Schema(
 )
 
 
+def _missing(kernel: Kernel) -> str | None:
+    """Why there is nothing to group.
+
+    :raises IncompleteError: The kernel has it, and the dump has not.
+    """
+    reason = why_no_owner(kernel)
+    state = kernel.page_ext.client(PAGE_OWNER.name)
+    if reason is not None and (kernel.page_ext.garbage or (state is not None and state.unreadable)):
+        raise IncompleteError(reason, "The dump may be truncated, filtered or damaged.")
+    return reason
+
+
 @dataclass(frozen=True)
 class PageOwner(Analysis):
     """Pages that are allocated, by the call chain that allocated them."""
 
     name = "page-owner"
     summary = "allocated pages by call chain"
-    needs = (Need(why_no_owner),)
+    needs = (Need(_missing),)
     page_ext = ("page_owner",)
 
     def start(self, kernel: Kernel) -> Owners | None:

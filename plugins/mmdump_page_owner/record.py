@@ -74,12 +74,16 @@ def why_no_owner(kernel: Kernel) -> str | None:
     state = layout.client(PAGE_OWNER.name)
     if not layout.built:
         return "this kernel was built without page_ext (CONFIG_PAGE_EXTENSION)"
-    if state is None or not state.built:
+    if state is None:
+        return "the plugin page_owner is switched off"
+    if not state.built:
         return "this kernel was built without page_owner (CONFIG_PAGE_OWNER)"
+    if state.unreadable:
+        return "whether page_owner is on could not be read"
     if not state.enabled:
         return "page_owner was built in but is off: boot with page_owner=on"
     if not layout.enabled(PAGE_OWNER.name):
-        return "page_owner is on, but page_ext's size in this dump is garbage"
+        return "page_owner is on, but page_ext's layout in this dump is garbage"
     return None
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from mmdump.analysis import Analysis, Columns, Parts, option
-from mmdump.errors import UnsupportedError, UsageError
+from mmdump.errors import IncompleteError, UnsupportedError, UsageError
 from mmdump.kernel.arrays import Struct
 from mmdump.kernel.pageblock import UNKNOWN
 from mmdump.kernel.references import KIND_NAMES
@@ -39,7 +39,9 @@ PAGES = Schema(
         Column("head_pfn", Kind.PFN, "the first page of its folio"),
         Column("order", Kind.ID, "order of the folio"),
         Column("evidence", Kind.TEXT, "page_pinner (marked), foll_pin (FOLL_PIN pins), excess (unexplained)"),
-        Column("state", Kind.TEXT, "held, or released: marked, but nothing holds it any more"),
+        Column(
+            "state", Kind.TEXT, "held; released: marked, but nothing holds it any more; unknown: unreadable"
+        ),
         Column("refcount", Kind.COUNT, "references to the folio"),
         Column("mapcount", Kind.COUNT, "of these, mappings into page tables"),
         Column("pincount", Kind.COUNT, "FOLL_PIN pins of the folio"),
@@ -102,7 +104,7 @@ class Pinned(Analysis):
         zones = {zone.index: zone.name for zone in kernel.zones}
         return State(
             areas=areas,
-            only=self._only(areas),
+            only=self._only(areas, kernel.cma_garbage),
             batches=kernel.folio_batches,
             owners=read_owners(kernel),
             flag_names=kernel.page_flag_names,
@@ -110,9 +112,11 @@ class Pinned(Analysis):
             migratetypes=kernel.pageblocks.names,
         )
 
-    def _only(self, areas: tuple[CmaArea, ...]) -> tuple[int, ...] | None:
+    def _only(self, areas: tuple[CmaArea, ...], garbage: int) -> tuple[int, ...] | None:
         if self.cma is None:
             return None
+        if not areas and garbage:
+            raise IncompleteError("no CMA area of this kernel could be read")
         if not areas:
             raise UnsupportedError("this kernel has no CMA area")
         found = tuple(index for index, area in enumerate(areas) if self.cma in ("*", area.name))
@@ -147,6 +151,7 @@ class Pinned(Analysis):
     def finish(self, kernel: Kernel, state: State, parts: Parts) -> Result:
         """Groups, stacks and CMA areas."""
         groups = parts["groups"]
+        incomplete = _unreadable(kernel)
         stacks, notes = stack_table(kernel, groups["stack_id"].drop_nulls().to_list())
         tables = {"groups": group_table(groups), "stacks": stacks}
         text_tables = ["groups"]
@@ -155,7 +160,7 @@ class Pinned(Analysis):
             areas = state.areas if state.only is None else [state.areas[index] for index in state.only]
             cma, missing = cma_table(kernel, areas, parts["cma"])
             findings += cma_findings(cma)
-            notes += missing
+            incomplete += missing
             if state.only is not None:
                 tables["cma"] = cma
                 text_tables.append("cma")
@@ -175,7 +180,20 @@ class Pinned(Analysis):
             text_tables=text_tables,
             findings=findings,
             notes=notes,
+            incomplete=incomplete,
         )
+
+
+def _unreadable(kernel: Kernel) -> list[str]:
+    """One sentence for each sort of evidence that this kernel has, but the dump has not."""
+    lost = [name for name, state in kernel.page_ext.clients.items() if state.unreadable]
+    found = [f"whether {name} is on could not be read" for name in lost]
+    if kernel.page_ext.garbage:
+        found.append("page_ext's layout in this dump is garbage: marks and owners are unknown")
+    garbage = kernel.cma_garbage
+    if garbage:
+        found.append(f"{garbage} CMA areas are garbage or could not be read")
+    return found
 
 
 def _rows(pages: PageRange, held: Held, state: State) -> dict[str, Struct]:
@@ -186,7 +204,7 @@ def _rows(pages: PageRange, held: Held, state: State) -> dict[str, Struct]:
         "head_pfn": held.heads + pages.start,
         "order": pages.folio_order[held.heads].astype(np.int64),
         "evidence": held.evidence,
-        "held": held.held,
+        "state": np.where(held.unknown, 2, held.held).astype(np.uint8),
         "refcount": account.references,
         "mapcount": account.mapcount,
         "pincount": account.pincount,
@@ -214,7 +232,7 @@ def _decode(rows: pl.DataFrame, state: State) -> pl.DataFrame:
         "head_pfn",
         "order",
         _EVIDENCE_LISTS.gather(rows["evidence"]).alias("evidence"),
-        _STATES.gather(rows["held"].cast(pl.UInt32)).alias("state"),
+        _STATES.gather(rows["state"]).alias("state"),
         "refcount",
         "mapcount",
         "pincount",
@@ -234,5 +252,5 @@ def _decode(rows: pl.DataFrame, state: State) -> pl.DataFrame:
     )
 
 
-_STATES = pl.Series(["released", "held"])
+_STATES = pl.Series(["released", "held", "unknown"])
 _KINDS = pl.Series(list(KIND_NAMES))

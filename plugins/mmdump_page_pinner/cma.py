@@ -102,7 +102,10 @@ def cma_table(kernel: Kernel, areas: Sequence[CmaArea], found: pl.DataFrame) -> 
         allocated = read_cma_bitmap(kernel.target.reader, area)
         if allocated is None:
             notes.append(f"the bitmap of CMA area {area.name} could not be read: what it has used is unknown")
-            allocated = np.zeros(area.count, bool)
+            rows.append(
+                (area.name, area.base_pfn, area.count * page, *[None] * 3, _blockers(state), None, None)
+            )
+            continue
         allocated = np.resize(allocated, area.count)
         blocked = (state == _HELD) & ~allocated
         rows.append(
@@ -123,6 +126,10 @@ def cma_table(kernel: Kernel, areas: Sequence[CmaArea], found: pl.DataFrame) -> 
     return Table(CMA, frame), notes
 
 
+def _blockers(state: U8) -> int:
+    return int(np.count_nonzero(state == _HELD))
+
+
 def _longest(free: np.ndarray) -> int:
     first, length = runs(free)
     return int(length[free[first]].max(initial=0))
@@ -135,14 +142,17 @@ def cma_findings(table: Table) -> list[Finding]:
         if not row["blockers"]:
             continue
         quoted = row["area"].replace("'", "''")
+        runs_known = (
+            f"longest run now {_mib(row['longest_now'])} MiB, without them {_mib(row['longest_without'])} MiB"
+            if row["longest_now"] is not None
+            else "how long a run could be is unknown"
+        )
         found.append(
             Finding(
                 "cma-blocked",
                 Severity.PROBLEM,
                 f"CMA {row['area']}: {_mib(row['size'])} MiB; {row['blockers']} "
-                f"page{'s block' if row['blockers'] != 1 else ' blocks'} it; "
-                f"longest run now {_mib(row['longest_now'])} MiB, "
-                f"without them {_mib(row['longest_without'])} MiB.",
+                f"page{'s block' if row['blockers'] != 1 else ' blocks'} it; {runs_known}.",
                 "pages",
                 f"cma_area = '{quoted}' AND state = 'held'",
             )

@@ -33,6 +33,7 @@ class Held:
     :param evidence: Bits of :data:`PINNER` and so on for that page.
     :param folio_evidence: The same for its whole folio.
     :param held: Whether something holds the folio now.
+    :param unknown: Whether that cannot be told, because its ``struct page`` could not be read.
     :param counted: The row that stands for its folio when folios are counted.
     :param account: The references of each row's folio.
     """
@@ -42,6 +43,7 @@ class Held:
     evidence: U8
     folio_evidence: U8
     held: Bools
+    unknown: Bools
     counted: Bools
     account: ReferenceAccount
 
@@ -76,6 +78,7 @@ def find_held(pages: PageRange, batches: FolioBatches) -> Held:
         evidence=evidence,
         folio_evidence=folio[heads],
         held=held,
+        unknown=~pages.readable[heads],
         counted=counted,
         account=account_references(pages, heads, batches),
     )

@@ -21,7 +21,7 @@ GROUPS = Schema(
         Column("order", Kind.ID, "order of the folios"),
         Column("cma", Kind.TEXT, "CMA area they lie in"),
         Column("stack_id", Kind.ID, "call chain that allocated them"),
-        Column("state", Kind.TEXT, "held or released"),
+        Column("state", Kind.TEXT, "held, released or unknown"),
         Column("owner_comm", Kind.TEXT, "name of the task that allocated them", in_text=False),
         Column("owner_pid", Kind.ID, "its PID", in_text=False),
         Column("owner_tgid", Kind.ID, "its thread group", in_text=False),
@@ -133,12 +133,27 @@ def _large(count: int) -> str:
 
 def released(groups: pl.DataFrame) -> list[Finding]:
     """How many marked pages nothing holds any more."""
+    findings = []
+    unknown = int(groups.filter(pl.col("state") == "unknown")["pages"].sum())
+    if unknown:
+        findings.append(
+            Finding(
+                "unknown",
+                Severity.WARNING,
+                f"{unknown} marked pages could not be read: whether anything holds them is unknown.",
+                "pages",
+                "state = 'unknown'",
+            )
+        )
     count = int(groups.filter(pl.col("state") == "released")["pages"].sum())
     if not count:
-        return []
+        return findings
     words = (
         "more was marked by the page pinner and is"
         if count == 1
         else "more were marked by the page pinner and are"
     )
-    return [Finding("released", Severity.NOTE, f"{count} {words} released.", "pages", "state = 'released'")]
+    return [
+        *findings,
+        Finding("released", Severity.NOTE, f"{count} {words} released.", "pages", "state = 'released'"),
+    ]

@@ -46,6 +46,10 @@ def why_no_marks(kernel: Kernel) -> str | None:
     built = [state for state in states if state is not None and state.built]
     if not built:
         return "this kernel has no page pinner (mainline never got it)"
+    if any(state.unreadable for state in built):
+        return "whether the page pinner is on could not be read"
+    if kernel.page_ext.garbage:
+        return "page_ext's layout in this dump is garbage"
     if not any(state.enabled for state in built):
         return "the page pinner was built in but is off: boot with page_pinner=on"
     return None

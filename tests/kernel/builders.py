@@ -260,7 +260,7 @@ class Kernelish:
     def target(self) -> SimpleNamespace:
         """What is used of a Target."""
         return SimpleNamespace(
-            prog=self.prog, reader=self.reader, page_shift=12, page_size=PAGE_SIZE, vmcoreinfo={}
+            prog=self.prog, reader=self.reader, page_shift=12, page_size=PAGE_SIZE, vmcoreinfo={}, dump=None
         )
 
     def _type(

@@ -133,7 +133,8 @@ def test_pages_that_were_not_seen_end_a_run_and_are_neither_free_nor_movable() -
 
 def test_a_bitmap_that_is_missing_is_said() -> None:
     found, notes = table(Memory(32), area(0, 32, name="reserved"), bitmap=None)
-    assert found.frame["used"].to_list() == [0]
+    row = found.frame.to_dicts()[0]
+    assert [row[name] for name in ("used", "free", "longest_now", "longest_without")] == [None] * 4
     assert ["reserved" in note for note in notes] == [True]
 
 
