@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property, wraps
+from functools import cached_property, partial, wraps
 from typing import TYPE_CHECKING, TypeVar
 
 from drgn import FaultError
@@ -167,4 +167,5 @@ class Kernel:
             read_page_ext(reader, self.page_ext, memmap.sections, start, end)
             if ext and self.page_ext.dtype is not None
             else None,
+            partial(self.pages, start, end, ext=ext, blocks=blocks) if self.target.live else None,
         )

@@ -7,7 +7,7 @@ read, its columns decoded when first asked for. Mirrors ``include/linux/page-fla
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -224,6 +224,7 @@ class PageRange:
         zone_bits: ZoneBits,
         blocks: PageblockRange | None = None,
         ext: PageExtRange | None = None,
+        again: Callable[[], PageRange] | None = None,
     ) -> None:
         self.start = start
         self.end = start + len(status)
@@ -232,6 +233,8 @@ class PageRange:
         self.status = status
         #: The page_ext entries of these pages; None where this kernel or the analysis has none.
         self.ext = ext
+        #: Reads these pages once more, where memory moves while it is read (a live kernel); None in a dump.
+        self.again = again
         self._raw = blanked(raw, status != ReadStatus.READ)
         self._rows: Struct = self._raw.view(layout.dtype)
         self._zone_bits = zone_bits

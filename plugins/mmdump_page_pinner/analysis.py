@@ -18,7 +18,7 @@ from mmdump.result import Column, Kind, Result, Schema
 from mmdump_page_owner.record import OWNER_COLUMNS, Owners, no_owners, read_owners, why_no_owner
 from mmdump_page_owner.stacks import stack_table
 from mmdump_page_pinner.cma import area_of, cma_findings, cma_runs, cma_table
-from mmdump_page_pinner.evidence import EVIDENCE, find_held
+from mmdump_page_pinner.evidence import EVIDENCE, find_lasting
 from mmdump_page_pinner.groups import fold_groups, group_table, groups_of, headline, released
 from mmdump_page_pinner.marks import CLIENTS, why_no_marks
 
@@ -127,7 +127,7 @@ class Pinned(Analysis):
 
     def scan(self, pages: PageRange, state: State) -> Mapping[str, Columns]:
         """Rows of held and marked pages, and the CMA areas in runs."""
-        held = find_held(pages, state.batches)
+        pages, held = find_lasting(pages, state.batches)
         parts: dict[str, Columns] = {"pages": _rows(pages, held, state)}
         if state.areas:
             parts["cma"] = cma_runs(pages, held, state.areas)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mmdump.kernel.page import MAPPING_MOVABLE
-from mmdump.kernel.references import FolioBatches, ReferenceAccount, account_references
+from mmdump.kernel.references import FolioBatches, FolioKinds, ReferenceAccount, account_references
 from mmdump_page_pinner.marks import marked
 
 if TYPE_CHECKING:
     from mmdump.kernel.arrays import I64, U8, Bools
     from mmdump.kernel.page import PageRange
 
-__all__ = ["EVIDENCE", "EXCESS", "FOLL_PIN", "PINNER", "Held", "find_held"]
+__all__ = ["EVIDENCE", "EXCESS", "FOLL_PIN", "PINNER", "Held", "find_held", "find_lasting"]
 
 #: Bits of an evidence code, and their names in the order of those bits.
 PINNER, FOLL_PIN, EXCESS = 1, 2, 4
@@ -46,6 +47,25 @@ class Held:
     unknown: Bools
     counted: Bools
     account: ReferenceAccount
+
+    def only(self, rows: Bools, *, still_held: Bools) -> Held:
+        """Some of the rows; those that are not still held only carry their mark."""
+        account = ReferenceAccount(
+            FolioKinds(**{name: value[rows] for name, value in vars(self.account.kinds).items()}),
+            **{name: value[rows] for name, value in vars(self.account).items() if name != "kinds"},
+        )
+        lost = ~(still_held & self.held)[rows]
+        marks = np.uint8(PINNER)
+        return Held(
+            self.rows[rows],
+            self.heads[rows],
+            np.where(lost, self.evidence[rows] & marks, self.evidence[rows]),
+            np.where(lost, self.folio_evidence[rows] & marks, self.folio_evidence[rows]),
+            ~lost,
+            self.unknown[rows],
+            self.counted[rows],
+            account,
+        )
 
 
 def find_held(pages: PageRange, batches: FolioBatches) -> Held:
@@ -83,6 +103,36 @@ def find_held(pages: PageRange, batches: FolioBatches) -> Held:
         account=account_references(pages, heads, batches),
     )
 
+
+def find_lasting(pages: PageRange, batches: FolioBatches) -> tuple[PageRange, Held]:
+    """The same where memory moves: what is held in every one of some readings, a moment apart.
+
+    A live kernel changes pages while they are read, and takes and drops references all the time: to look up a
+    page, to fault it in, to migrate it. What holds a page for good still does a moment later. Of a folio
+    whose ``struct page`` is torn, the next reading is not. In a dump there is one reading.
+
+    :return: The last reading, and what lasted.
+    """
+    held = find_held(pages, batches)
+    if pages.again is None:
+        return pages, held
+    for _ in range(_READINGS - 1):
+        if not held.held.any():
+            break
+        heads = held.heads[held.held]
+        was_held, was_mapping = np.zeros(len(pages), bool), np.zeros(len(pages), np.uint64)
+        was_held[heads], was_mapping[heads] = True, pages.mapping[heads]
+        time.sleep(_MOMENT)
+        pages = pages.again() if pages.again is not None else pages
+        held = find_held(pages, batches)
+        # Of the same folio: a page that was freed and is held for another reason has another mapping.
+        lasting = was_held[held.heads] & (was_mapping[held.heads] == pages.mapping[held.heads])
+        held = held.only(lasting | ((held.evidence & PINNER) != 0), still_held=lasting)
+    return pages, held
+
+
+#: Readings of a live kernel's memory, and the seconds between them.
+_READINGS, _MOMENT = 3, 0.05
 
 _NONE = np.empty(0, np.int64)
 
