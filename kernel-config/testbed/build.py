@@ -238,9 +238,6 @@ def private_apt(suite: str) -> list[str]:
     return [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
 
 
-_private_apt = private_apt
-
-
 def _version_key(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", text))
 

@@ -92,7 +92,7 @@ def _fetch(suite: str, arch: str, out: Path) -> None:
         (state / part).mkdir(parents=True, exist_ok=True)
     debian = _DEBIAN[arch]
     options = [
-        *build._private_apt(suite),
+        *build.private_apt(suite),
         "-o", f"Dir::State={state / 'state'}", "-o", f"Dir::Cache={state / 'cache'}",
         "-o", f"APT::Architecture={debian}", "-o", f"APT::Architectures={debian}",
     ]  # fmt: skip
