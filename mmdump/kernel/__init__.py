@@ -12,8 +12,9 @@ from mmdump.errors import IncompleteError, UnsupportedError
 from mmdump.kernel.cma import CmaArea, read_cma_areas
 from mmdump.kernel.memmap import MemMap, read_memmap
 from mmdump.kernel.names import FlagNames, PageFlagText, read_flag_fields, read_flag_names
-from mmdump.kernel.page import PageLayout, PageRange, read_page_layout
+from mmdump.kernel.page import PageRange
 from mmdump.kernel.page_ext import PageExtClient, PageExtLayout, read_page_ext, read_page_ext_layout
+from mmdump.kernel.page_layout import PageLayout, read_page_layout
 from mmdump.kernel.pageblock import PageblockLayout, read_pageblock_layout, read_pageblocks
 from mmdump.kernel.references import FolioBatches, read_folio_batches
 from mmdump.kernel.stackdepot import StackDepot, read_stack_depot_layout

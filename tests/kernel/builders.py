@@ -10,8 +10,9 @@ import numpy as np
 from hypothesis import strategies as st
 
 from mmdump.kernel.memmap import Sections
-from mmdump.kernel.page import FolioField, PageLayout, PageRange
+from mmdump.kernel.page import PageRange
 from mmdump.kernel.page_ext import ClientState, PageExtClient, PageExtLayout, PageExtRange
+from mmdump.kernel.page_layout import FolioField, PageLayout
 from mmdump.kernel.zones import ZoneBits
 from mmdump.target import Reader, ReadStatus
 
