@@ -186,8 +186,9 @@ class _Printer:
                 texts[name] = _decimal(record[column])
         if "comm" in names:
             # numpy has dropped all NULs at the end; what comes after one before it is not printed.
-            comm = pl.Series([each.split(b"\0", 1)[0].decode("latin-1") for each in record["comm"].tolist()])
-            texts["comm"] = comm
+            values, inverse = np.unique(record["comm"], return_inverse=True)
+            comms = [value.split(b"\0", 1)[0].decode("latin-1") for value in values.tolist()]
+            texts["comm"] = pl.Series(comms, dtype=pl.String).gather(inverse)
         return pl.DataFrame(texts)
 
     def _gfp_type(self, mask: int) -> int:

@@ -18,8 +18,8 @@ from mmdump.result import Column, Kind, Result, Schema
 from mmdump_page_owner.record import OWNER_COLUMNS, Owners, no_owners, read_owners, why_no_owner
 from mmdump_page_owner.stacks import stack_table
 from mmdump_page_pinner.cma import area_of, cma_findings, cma_runs, cma_table
-from mmdump_page_pinner.evidence import EVIDENCE, find_lasting
-from mmdump_page_pinner.groups import fold_groups, group_table, groups_of, headline, released
+from mmdump_page_pinner.evidence import find_lasting
+from mmdump_page_pinner.groups import EVIDENCE_LISTS, fold_groups, group_table, groups_of, headline, released
 from mmdump_page_pinner.marks import CLIENTS, why_no_marks
 
 if TYPE_CHECKING:
@@ -56,12 +56,6 @@ PAGES = Schema(
         *OWNER_COLUMNS,
     ),
     "Pages",
-)
-
-#: Lists of evidence by code.
-_EVIDENCE_LISTS = pl.Series(
-    [[name for bit, name in enumerate(EVIDENCE) if code >> bit & 1] for code in range(1 << len(EVIDENCE))],
-    dtype=pl.List(pl.String),
 )
 
 
@@ -231,7 +225,7 @@ def _decode(rows: pl.DataFrame, state: State) -> pl.DataFrame:
         "pfn",
         "head_pfn",
         "order",
-        _EVIDENCE_LISTS.gather(rows["evidence"]).alias("evidence"),
+        EVIDENCE_LISTS.gather(rows["evidence"]).alias("evidence"),
         _STATES.gather(rows["state"]).alias("state"),
         "refcount",
         "mapcount",

@@ -10,7 +10,7 @@ import polars as pl
 from mmdump.result import Column, Finding, Kind, Schema, Severity, Table
 from mmdump_page_pinner.evidence import EVIDENCE, FOLL_PIN
 
-__all__ = ["GROUPS", "fold_groups", "group_table", "groups_of", "headline", "released"]
+__all__ = ["EVIDENCE_LISTS", "GROUPS", "fold_groups", "group_table", "groups_of", "headline", "released"]
 
 GROUPS = Schema(
     "groups",
@@ -29,6 +29,12 @@ GROUPS = Schema(
         Column("first_pfn", Kind.PFN, "the first of them", in_text=False),
     ),
     "",
+)
+
+#: Lists of evidence by code.
+EVIDENCE_LISTS = pl.Series(
+    [[name for bit, name in enumerate(EVIDENCE) if code >> bit & 1] for code in range(1 << len(EVIDENCE))],
+    dtype=pl.List(pl.String),
 )
 
 _KEYS = ("folio_evidence", "state", "order", "cma_area", "owner_comm", "owner_pid", "owner_tgid", "stack_id")
@@ -76,16 +82,9 @@ def _limit(groups: pl.DataFrame) -> pl.DataFrame:
 
 def group_table(groups: pl.DataFrame) -> Table:
     """The groups that are held, largest first, and after them those that were released."""
-    lists = pl.Series(
-        [
-            [name for bit, name in enumerate(EVIDENCE) if code >> bit & 1]
-            for code in range(1 << len(EVIDENCE))
-        ],
-        dtype=pl.List(pl.String),
-    )
     groups = groups.sort(["state", "folios", "first_pfn"], descending=[False, True, False], nulls_last=True)
     groups = groups.with_columns(
-        lists.gather(groups["folio_evidence"]).alias("evidence"),
+        EVIDENCE_LISTS.gather(groups["folio_evidence"]).alias("evidence"),
         _owner().alias("owner"),
         pl.col("cma_area").alias("cma"),
     )
