@@ -136,9 +136,13 @@ def read_memmap(target: Target) -> MemMap:
         raise UnsupportedError(
             "this kernel's memory model is not SPARSEMEM with a virtual memory map, the only one mmdump reads"
         )
-    fields = {"section_mem_map": ("section_mem_map",), "usage": ("usage",), "page_ext": ("page_ext",)}
-    # page_ext is there only with CONFIG_PAGE_EXTENSION.
-    dtype = struct_dtype(prog, section, fields, optional=("page_ext",))
+    fields = {
+        "section_mem_map": ("section_mem_map",),
+        "usage": ("usage",),  # 5.3
+        "pageblock_flags": ("pageblock_flags",),  # up to 5.2
+        "page_ext": ("page_ext",),  # only with CONFIG_PAGE_EXTENSION
+    }
+    dtype = struct_dtype(prog, section, fields, optional=("usage", "pageblock_flags", "page_ext"))
     number, rows, unreadable = _section_table(target, dtype)
     # Section flags are an enum since 6.0; macros of the same values before.
     valid = rows["section_mem_map"] & (1 << _constant(prog, "SECTION_HAS_MEM_MAP_BIT", 1)) != 0
@@ -151,16 +155,17 @@ def read_memmap(target: Target) -> MemMap:
     ext = rows["page_ext"] if "page_ext" in (dtype.names or ()) else np.zeros(len(rows))
 
     # 5.3 put the section's bitmaps behind mem_section.usage.
-    usage = prog.type("struct mem_section_usage")
-    bitmap = rows["usage"].astype(np.uint64)
-    bitmap[bitmap != 0] += np.uint64(offsetof(usage, "pageblock_flags"))
+    usage = find_type(prog, "struct mem_section_usage") if "usage" in (dtype.names or ()) else None
+    bitmap = rows["pageblock_flags" if usage is None else "usage"].astype(np.uint64)
+    if usage is not None:
+        bitmap[bitmap != 0] += np.uint64(offsetof(usage, "pageblock_flags"))
     sections = Sections(
         number,
         ext.astype(np.uint64),
         bitmap,
         section_pages,
     )
-    if has_member(usage, "subsection_map"):
+    if usage is not None and has_member(usage, "subsection_map"):
         maps = offsetof(usage, "subsection_map")
         ranges, lost = _valid_ranges(
             target, sections, early, rows["usage"].astype(np.uint64) + np.uint64(maps)

@@ -37,9 +37,6 @@ MAPPING_KSM = 3
 #: FOLL_PIN adds this to the reference count of a small folio, in every kernel that has it (5.6 and newer).
 GUP_PIN_COUNTING_BIAS = 1024
 
-#: With types as bits: set in every page_type that is one, and the least _mapcount that is none (6.1: -128).
-_BITS_BASE, _BITS_UNDERFLOW = 0xF0000000, -128
-
 #: A folio of a larger order than this is not believed: 16 GiB hugetlb pages of 4 KiB base pages have 22.
 _MAX_FOLIO_ORDER = 24
 
@@ -156,34 +153,37 @@ class PageRange:
         :param at: Only these rows.
         """
         words = self.raw_mapcount if at is None else self.raw_mapcount[at]
-        if self.layout.types_are_bits:
-            return words < _BITS_UNDERFLOW
-        return words < (self.layout.types["mapcount_underflow"] << 24) - (1 << 32)
+        return words < self.layout.types_below
 
     def is_type(self, name: str, *, at: I64 | None = None) -> Bools:
         """Rows of a page type, such as ``buddy``, ``slab`` or ``hugetlb``: ``PageBuddy()`` and so on.
 
         :param at: Only these rows.
         """
-        if name == "hugetlb" and self.layout.hugetlb_dtor is not None:
-            return self._is_hugetlb_by_dtor if at is None else self._is_hugetlb_by_dtor[at]
+        if name == "hugetlb" and (self.layout.hugetlb_dtor is not None or "PG_hugetlb" in self.layout.flags):
+            return self._is_hugetlb_by_folio if at is None else self._is_hugetlb_by_folio[at]
         if name == "slab" and "PG_slab" in self.layout.flags:
             # A page flag, up to 6.9.
             return self.has_flag("PG_slab", at=at)
         words = self.raw_mapcount if at is None else self.raw_mapcount[at]
         if name not in self.layout.types:
             return np.zeros(len(words), bool)
-        if self.layout.types_are_bits:
-            bits = _BITS_BASE | self.layout.types[name]
-            return (words.view(np.uint32) & np.uint32(bits)) == np.uint32(_BITS_BASE)
+        base = self.layout.types_base
+        if base:
+            bits = np.uint32(base | self.layout.types[name])
+            return (words.view(np.uint32) & bits) == np.uint32(base)
         return (words >> 24) == self.layout.types[name] - 256
 
     @cached_property
-    def _is_hugetlb_by_dtor(self) -> Bools:
-        """Heads of hugetlb folios where a number in the first tail says so (up to 6.5)."""
+    def _is_hugetlb_by_folio(self) -> Bools:
+        """Heads of hugetlb folios where the first tail says so: a destructor (up to 6.5), a flag (to 6.8)."""
         found = np.zeros(len(self), bool)
         heads = np.flatnonzero(self.is_head)
-        found[heads] = self.folio_field("_folio_dtor", heads) == self.layout.hugetlb_dtor
+        if self.layout.hugetlb_dtor is not None:
+            found[heads] = self.folio_field("_folio_dtor", heads) == self.layout.hugetlb_dtor
+        else:
+            bit = self.layout.flags["PG_hugetlb"]
+            found[heads] = self.folio_field("_flags_1", heads) >> bit & 1 != 0
         return found
 
     @cached_property
@@ -321,16 +321,27 @@ class PageRange:
             self.is_type("hugetlb", at=heads), entire, np.where(self.is_type("slab", at=heads), 0, mapcount)
         )
 
+    def counts_pins(self, heads: I64) -> Bools:
+        """Whether folios count their FOLL_PIN pins exactly, for rows that are heads or small folios.
+
+        Large ones do; from 5.7 to 5.17 only those above order 1.
+        """
+        least = self.layout.pins_from_order
+        if least < 0:
+            return np.zeros(len(heads), bool)
+        return self.is_head[heads] & (self.folio_order[heads] >= least)
+
     def folio_pincount(self, heads: I64) -> I64:
         """FOLL_PIN pins of the folio, ``folio_maybe_dma_pinned()``, for rows that are heads or small folios.
 
-        Exact for large folios. Small ones carry :data:`GUP_PIN_COUNTING_BIAS` references for each pin, so
-        1024 plain references look like one.
+        Exact for folios that count them. Others carry :data:`GUP_PIN_COUNTING_BIAS` references for each pin,
+        so 1024 plain references look like one. Kernels up to 5.6 have no FOLL_PIN.
         """
+        if self.layout.pins_from_order < 0:
+            return np.zeros(len(heads), np.int64)
         references = self.refcount[heads].astype(np.int64) & 0xFFFFFFFF
-        return np.where(
-            self.is_head[heads], self.folio_field("_pincount", heads), references // GUP_PIN_COUNTING_BIAS
-        )
+        exact = self.counts_pins(heads)
+        return np.where(exact, self.folio_field("_pincount", heads), references // GUP_PIN_COUNTING_BIAS)
 
     # What surrounds the page.
 

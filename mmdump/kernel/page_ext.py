@@ -120,12 +120,15 @@ class PageExtLayout:
 
 def read_page_ext_layout(prog: Program, clients: Sequence[PageExtClient]) -> PageExtLayout:
     """Find page_ext's stride, flags and clients. A kernel without page_ext has a layout that says so."""
-    # 5.4 and newer; before, the stride was sizeof(struct page_ext) + extra_mem.
-    size = find_object(prog, "page_ext_size")
-    built = find_type(prog, "struct page_ext") is not None and size is not None
+    entry, size = find_type(prog, "struct page_ext"), find_object(prog, "page_ext_size")
+    least = 0
+    if entry is not None and size is None:
+        # Up to 5.3 the clients' data came on top of the structure.
+        size, least = find_object(prog, "extra_mem", "mm/page_ext.c"), sizeof(entry)
+    built = entry is not None and size is not None
     stride = 0
     if built and size is not None:
-        stride = int(size.value_())
+        stride = least + int(size.value_())
         if stride > _MAX_STRIDE:
             stride = 0
     states = {client.name: _client_state(prog, client) for client in clients} if built else {}

@@ -16,6 +16,7 @@ from mmdump.errors import UnsupportedError
 from mmdump.kernel.layout import (
     byteorder,
     enumerators,
+    find_type,
     has_member,
     member_dtype,
     member_type,
@@ -43,10 +44,14 @@ class PageLayout:
     :param dtype: The members of ``struct page`` that are columns, at their offsets.
     :param folio: Scalars of ``struct folio`` beyond its first page, those that this kernel has.
     :param flags: Bit numbers by name, ``enum pageflags`` with its aliases.
-    :param types: Page types by name: top bytes of ``page_type``, or with ``types_are_bits`` bits of it.
+    :param types: Page types by name: top bytes of ``page_type``, or, with ``types_base``, bits of it.
     :param vmemmap: Address of the ``struct page`` of PFN 0.
     :param max_buddy_order: The largest order the buddy allocator has.
-    :param types_are_bits: Whether a page has a type when that bit of ``page_type`` is clear (4.18 to 6.10).
+    :param types_base: Where types are bits (4.18 to 6.11): what the rest of a ``page_type`` holds. 0 where
+        the top byte is the type (6.12).
+    :param types_below: A ``_mapcount`` below this is a page type.
+    :param pins_from_order: The least order of a compound page that counts its FOLL_PIN pins exactly; -1 in
+        kernels without FOLL_PIN (up to 5.6).
     :param head_is_mask: Whether tails hold a mask that makes their head's address of their own (7.1).
     :param fake_heads: Whether tails of optimised hugetlb pages may look like heads (5.18 to 7.0).
     :param hugetlb_dtor: The destructor that makes a folio hugetlb (up to 6.5); since 6.9 a page type does.
@@ -59,7 +64,9 @@ class PageLayout:
     vmemmap: int
     page_shift: int
     max_buddy_order: int
-    types_are_bits: bool = False
+    types_base: int = 0
+    types_below: int = (0xFF << 24) - (1 << 32)
+    pins_from_order: int = 1
     head_is_mask: bool = False
     fake_heads: bool = True
     hugetlb_dtor: int | None = None
@@ -95,19 +102,22 @@ def read_page_layout(
         },
         optional=("memcg_data",),  # with CONFIG_MEMCG
     )
-    types, types_are_bits = _page_types(prog, vmcoreinfo)
+    types, base, below = _page_types(prog, vmcoreinfo)
+    folio, pins_from_order = _folio_fields(prog)
     zone = prog.type("struct zone")
     masks = has_member(page, "compound_info")
     destructors = enumerators(prog, "enum compound_dtor_id")
     return PageLayout(
         dtype=dtype,
-        folio=_folio_fields(prog),
+        folio=folio,
         flags=enumerators(prog, "enum pageflags"),
         types=types,
         vmemmap=vmemmap,
         page_shift=page_shift,
         max_buddy_order=(zone.member("free_area").type.length or 11) - 1,
-        types_are_bits=types_are_bits,
+        types_base=base,
+        types_below=below,
+        pins_from_order=pins_from_order,
         # 7.1: with the hugetlb vmemmap optimisation, where sizeof(struct page) is a power of two.
         head_is_mask=masks
         and has_member(zone, "vmemmap_tails")
@@ -117,26 +127,39 @@ def read_page_layout(
     )
 
 
-def _page_types(prog: Program, vmcoreinfo: Mapping[str, str]) -> tuple[dict[str, int], bool]:
-    """Page types by name, and whether they are bits.
+def _page_types(prog: Program, vmcoreinfo: Mapping[str, str]) -> tuple[dict[str, int], int, int]:
+    """Page types by name, what else a ``page_type`` holds where they are bits, and below what one begins.
 
     :raises UnsupportedError: They have a form that mmdump does not know.
     """
     types = enumerators(prog, "enum pagetype")
     if "PGTY_buddy" in types:
         # 6.12: the top byte of page_type names one type.
-        return {name.removeprefix("PGTY_"): value for name, value in types.items()}, False
+        named = {name.removeprefix("PGTY_"): value for name, value in types.items()}
+        return named, 0, (named["mapcount_underflow"] << 24) - (1 << 32)
     buddy = vmcoreinfo.get("NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)")
-    if buddy == str(~_BITS_511["buddy"]) and has_member(prog.type("struct page"), "memcg_data"):
-        # 4.18 to 6.10: a type is a clear bit. They are macros; table and guard moved in 5.11, which also
-        # gave struct page its memcg_data.
-        return dict(_BITS_511), True
-    raise UnsupportedError(
-        "mmdump does not know this kernel's page types",
-        "It reads those of Linux 5.11 to 6.10, and of 6.12 and newer.",
-    )
+    if types.get("PG_buddy") == _BUDDY_611 and buddy == str(~_BUDDY_611):
+        # 6.11: still bits, but from the top, and clear of small numbers: an overflow of 65536 is no type.
+        bits = {name.removeprefix("PG_"): value for name, value in types.items()}
+        return bits, 0x80000000, -65536
+    if buddy != str(~_BITS_511["buddy"]):
+        raise UnsupportedError(
+            "mmdump does not know this kernel's page types", "It reads those of Linux 4.18 and newer."
+        )
+    # 4.18 to 6.10: a type is a clear bit. They are macros up to 6.9; table and guard moved in 5.11, which
+    # also gave struct page its memcg_data (before: mem_cgroup), and struct page_owner its pid.
+    page = prog.type("struct page")
+    if has_member(page, "memcg_data") or has_member(find_type(prog, "struct page_owner"), "pid"):
+        return dict(_BITS_511), _BITS_BASE, _BITS_BELOW
+    if has_member(page, "mem_cgroup") or find_type(prog, "struct page_owner") is not None:
+        return dict(_BITS_418), _BITS_BASE, _BITS_BELOW
+    return {name: _BITS_511[name] for name in ("buddy", "offline")}, _BITS_BASE, _BITS_BELOW
 
 
+#: PG_buddy of 6.11.
+_BUDDY_611 = 0x40000000
+#: From 4.18 to 6.10: set in every page_type that is one, and the least _mapcount that is none.
+_BITS_BASE, _BITS_BELOW = 0xF0000000, -128
 #: include/linux/page-flags.h from 5.11 to 6.10; hugetlb came with 6.9, slab with 6.10.
 _BITS_511 = {
     "buddy": 0x80,
@@ -146,31 +169,52 @@ _BITS_511 = {
     "hugetlb": 0x800,
     "slab": 0x1000,
 }
+#: From 4.18 to 5.10; 0x100 was balloon up to 5.0, and guard came with 5.3.
+_BITS_418 = {"buddy": 0x80, "offline": 0x100, "kmemcg": 0x200, "table": 0x400, "guard": 0x800}
 
-#: Scalars of struct folio beyond its first page -> member paths in struct folio, or in the first tail page.
-_FOLIO_FIELDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "_flags_1": (("_flags_1",), ()),  # holds the order since 6.6
-    "_folio_order": (("_folio_order",), ("compound_order",)),  # up to 6.5
-    "_folio_dtor": (("_folio_dtor",), ("compound_dtor",)),  # up to 6.5
-    "_large_mapcount": (("_large_mapcount",), ()),  # 6.10
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a field of a large folio may be: members of struct folio, and of its second and third page."""
+
+    folio: tuple[str, ...] = ()
+    second: tuple[str, ...] = ()
+    third: tuple[str, ...] = ()
+
+
+#: Scalars of a large folio beyond its first page.
+_FOLIO_FIELDS: Mapping[str, _Place] = {
+    "_flags_1": _Place(("_flags_1",), ("flags",)),  # struct folio since 6.1; holds the order since 6.6
+    "_folio_order": _Place(("_folio_order",), ("compound_order",)),  # up to 6.5
+    "_folio_dtor": _Place(("_folio_dtor",), ("compound_dtor",)),  # up to 6.5
+    "_large_mapcount": _Place(("_large_mapcount",)),  # 6.10
     # Mappings of the whole; renamed twice, and in struct page up to 6.2.
-    "_entire_mapcount": (("_entire_mapcount", "_compound_mapcount"), ("compound_mapcount",)),
-    "_pincount": (("_pincount",), ("compound_pincount",)),  # struct folio since 6.1
+    "_entire_mapcount": _Place(("_entire_mapcount", "_compound_mapcount"), ("compound_mapcount",)),
+    # In struct folio since 6.1; in the second page since 5.18; in the third, of orders above 1, since 5.7.
+    "_pincount": _Place(("_pincount",), ("compound_pincount",), ("hpage_pinned_refcount",)),
 }
 
 
-def _folio_fields(prog: Program) -> dict[str, FolioField]:
-    folio, page = prog.type("struct folio"), prog.type("struct page")
+def _folio_fields(prog: Program) -> tuple[dict[str, FolioField], int]:
+    """The fields there are, and the least order of folios that count their pins (-1: none does)."""
+    page = prog.type("struct page")
     order = byteorder(prog)
-    fields = {}
-    for name, (in_folio, in_tail) in _FOLIO_FIELDS.items():
-        for struct, paths, base in ((folio, in_folio, 0), (page, in_tail, sizeof(page))):
+    fields: dict[str, FolioField] = {}
+    pins_from_order = -1
+    for name, place in _FOLIO_FIELDS.items():
+        for struct, paths, number in (
+            (find_type(prog, "struct folio"), place.folio, 0),
+            (page, place.second, 1),
+            (page, place.third, 2),
+        ):
             for path in paths:
-                found = member_type(struct, path)
-                if found is not None and name not in fields:
-                    fields[name] = FolioField(base + offsetof(struct, path), member_dtype(found, order))
-    missing = {"_entire_mapcount", "_pincount"} - fields.keys()
-    if missing or not {"_folio_order", "_flags_1"} & fields.keys():
-        lacks = ", ".join(sorted(missing)) or "order"
-        raise UnsupportedError(f"mmdump does not know this kernel's struct folio: it has no {lacks}")
-    return fields
+                found = member_type(struct, path) if struct is not None else None
+                if struct is None or found is None or name in fields:
+                    continue
+                base = number * sizeof(page)
+                fields[name] = FolioField(base + offsetof(struct, path), member_dtype(found, order))
+                if name == "_pincount":
+                    pins_from_order = 2 if number == 2 else 1
+    if "_entire_mapcount" not in fields:
+        raise UnsupportedError("mmdump does not know this kernel's compound pages")
+    return fields, pins_from_order

@@ -36,6 +36,8 @@ class PageblockLayout:
     :param bits: Bits kept for each block.
     :param isolate_bit: The bit that makes a block isolated whatever its type; -1 where isolation is a type.
     :param isolate: The number of MIGRATE_ISOLATE.
+    :param from_the_top: Whether the blocks of a word, and the bits of a type, are counted from its top bit
+        (up to 5.8).
     """
 
     order: int
@@ -43,6 +45,7 @@ class PageblockLayout:
     bits: int = 4
     isolate_bit: int = -1
     isolate: int = -1
+    from_the_top: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,10 +76,6 @@ def read_pageblock_layout(prog: Program, page_shift: int) -> PageblockLayout:
     count = bits.get("NR_PAGEBLOCK_BITS") or 1 << (bits.get("__NR_PAGEBLOCK_BITS", 0) - 1).bit_length()
     if count not in (4, 8):
         raise UnsupportedError("mmdump does not know this kernel's pageblock bits")
-    function = prog.function("get_pfnblock_flags_mask") if "PB_migrate_end" in bits else None
-    if function is not None and any(each.name == "end_bitidx" for each in function.type_.parameters or ()):
-        # Up to 5.8 the bits of a word were counted from its top.
-        raise UnsupportedError("mmdump does not know this kernel's pageblock bits yet")
     names = [_name(prog, index) for index in range(prog["migratetype_names"].type_.length or 0)]
     return PageblockLayout(
         _pageblock_order(prog, page_shift),
@@ -84,7 +83,17 @@ def read_pageblock_layout(prog: Program, page_shift: int) -> PageblockLayout:
         count,
         bits.get("PB_migrate_isolate", -1),
         enumerators(prog, "enum migratetype").get("MIGRATE_ISOLATE", -1),
+        _from_the_top(prog),
     )
+
+
+def _from_the_top(prog: Program) -> bool:
+    """Whether bits are counted from the top: up to 5.8, whose function to read them is told their end."""
+    try:
+        function = prog.function("get_pfnblock_flags_mask")
+    except LookupError:
+        return False
+    return any(each.name == "end_bitidx" for each in function.type_.parameters or ())
 
 
 def _name(prog: Program, index: int) -> str:
@@ -123,14 +132,22 @@ def read_pageblocks(
     for row, low, high in sections.pieces(start, end):
         if row < 0 or not sections.pageblock_flags[row] or not in_section:
             continue
-        # Lowest bits first (5.9 and newer): 3 of migratetype, 1 for compaction, and others.
-        chunk = reader.read(int(sections.pageblock_flags[row]), (in_section * layout.bits + 7) // 8)
+        unit = 64 if layout.from_the_top else 8
+        size = (in_section * layout.bits + unit - 1) // unit * unit // 8
+        chunk = reader.read(int(sections.pageblock_flags[row]), size)
         if (chunk.status == ReadStatus.UNREADABLE).any():
             continue
         words = chunk.data
         if layout.bits == 4:
-            words = np.stack([words & 0xF, words >> 4], axis=1).reshape(-1)[:in_section]
-        types = words & 7
+            words = np.stack([words & 0xF, words >> 4], axis=1).reshape(-1)
+        if layout.from_the_top:
+            # The first block's bits are the highest of the word, its migratetype the highest three of these.
+            words = words.reshape(-1, 64 // layout.bits)[:, ::-1].reshape(-1)
+            types = words[:in_section] >> (layout.bits - 3) & 7
+        else:
+            # 3 bits of migratetype, 1 for compaction, and others.
+            words = words[:in_section]
+            types = words & 7
         if layout.isolate_bit >= 0 and layout.isolate >= 0:
             types = np.where(words >> layout.isolate_bit & 1, np.uint8(layout.isolate), types)
         base = int(sections.number[row]) * in_section

@@ -59,11 +59,10 @@ class FolioBatches:
 def read_folio_batches(prog: Program, memmap: MemMap) -> FolioBatches:
     """Read the batches of every CPU: all that mm/swap.c and mm/mlock.c have."""
     found: list[int] = []
-    complete = True
-    for name in _BATCHES:
-        variable = find_object(prog, name)
+    variables = [find_object(prog, name) for name in _BATCHES]
+    complete = any(variable is not None for variable in variables[:3])
+    for variable in variables:
         if variable is None:
-            complete &= name != _BATCHES[0]
             continue
         try:
             for batches in each_cpu(prog, variable):
@@ -79,24 +78,37 @@ def read_folio_batches(prog: Program, memmap: MemMap) -> FolioBatches:
     return FolioBatches(pfn, count, complete)
 
 
-#: Per-CPU variables whose members are batches. lru_rotate went into cpu_fbatches in 6.12; mlock_pvec became
+#: Per-CPU variables that are batches, or whose members are. One of the first three adds pages to the LRU.
+#: Up to 5.7 each was a variable of its own; lru_rotate went into cpu_fbatches in 6.12; mlock_pvec became
 #: mlock_fbatch in 6.3.
-_BATCHES = ("cpu_fbatches", "lru_rotate", "mlock_fbatch", "mlock_pvec")
+_BATCHES = (
+    "cpu_fbatches",  # 5.19
+    "lru_pvecs",  # 5.8
+    "lru_add_pvec",
+    "lru_rotate",
+    "lru_rotate_pvecs",
+    "lru_deactivate_file_pvecs",
+    "lru_deactivate_pvecs",  # 5.4
+    "lru_lazyfree_pvecs",
+    "activate_page_pvecs",
+    "mlock_fbatch",
+    "mlock_pvec",
+)
+#: Types of batches -> their array.
+_ARRAYS = {"folio_batch": "folios", "pagevec": "pages"}
 
 
 def _batched(batches: Object) -> list[int]:
-    """Addresses in every ``struct folio_batch`` (or pagevec) that is a member of one CPU's batches."""
+    """Addresses in a ``struct folio_batch`` (or pagevec), or in every member that is one."""
+    kind = batches.type_.unaliased()
+    if kind.tag in _ARRAYS:
+        entries = batches.member_(_ARRAYS[kind.tag])
+        used = min(batches.nr.value_(), entries.type_.length or 0)
+        return [entries[index].value_() for index in range(used)]
     found: list[int] = []
-    for member in batches.type_.unaliased().members or ():
-        if member.name is None or member.type.kind != TypeKind.STRUCT:
-            continue
-        array = {"folio_batch": "folios", "pagevec": "pages"}.get(member.type.tag or "")
-        if array is None:
-            continue
-        batch = batches.member_(member.name)
-        entries = batch.member_(array)
-        used = min(batch.nr.value_(), entries.type_.length or 0)
-        found.extend(entries[index].value_() for index in range(used))
+    for member in kind.members or ():
+        if member.name is not None and member.type.kind == TypeKind.STRUCT and member.type.tag in _ARRAYS:
+            found.extend(_batched(batches.member_(member.name)))
     return found
 
 
@@ -174,10 +186,10 @@ def account_references(pages: PageRange, rows: I64, batches: FolioBatches) -> Re
     private = pages.has_flag("PG_private", at=rows) & ~kinds.anon
     batched = batches.references(rows + pages.start)
     explained = mapcount + np.where(cached | swapcache, count, 0) + private + batched
-    large, pincount = pages.is_head[rows], pages.folio_pincount(rows)
+    exact, pincount = pages.counts_pins(rows), pages.folio_pincount(rows)
     others = np.maximum(references - explained, 0)
-    pincount = np.where(large, pincount, np.minimum(pincount, others // GUP_PIN_COUNTING_BIAS))
-    explained += np.where(large, pincount, pincount * GUP_PIN_COUNTING_BIAS)
+    pincount = np.where(exact, pincount, np.minimum(pincount, others // GUP_PIN_COUNTING_BIAS))
+    explained += np.where(exact, pincount, pincount * GUP_PIN_COUNTING_BIAS)
 
     user = kinds.anon | cached
     on_lru = pages.has_flag("PG_lru", at=rows)

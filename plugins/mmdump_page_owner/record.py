@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -87,6 +88,12 @@ def why_no_owner(kernel: Kernel) -> str | None:
     return None
 
 
+def _allocated_flags(members: Sequence[str]) -> Sequence[str]:
+    """The flags that a page has when its record tells of its present allocation."""
+    # 5.4 began to keep the records of freed pages, with who freed them, and gave allocated ones a flag.
+    return PAGE_OWNER.flags if "free_handle" in members else ("PAGE_EXT_OWNER",)
+
+
 @dataclass(frozen=True)
 class Owners:
     """Reads the records of a range of pages. Plain data.
@@ -102,10 +109,11 @@ class Owners:
     def allocated(self, pages: PageRange) -> Bools:
         """Pages that are allocated now and have a record, every page of a block.
 
-        5.4 and newer keep the record of a freed page, and tell allocated ones by a flag of their own.
+        5.4 and newer keep the record of a freed page, and tell allocated ones by a flag of their own. Before,
+        only the first page of an allocation has a record.
         """
         assert pages.ext is not None
-        flagged = pages.ext.has_flag("PAGE_EXT_OWNER", "PAGE_EXT_OWNER_ALLOCATED")
+        flagged = pages.ext.has_flag(*_allocated_flags(pages.ext["page_owner"].names))
         return flagged & (pages.ext["page_owner"]["handle"] != 0)
 
     def garbage(self, pages: PageRange, allocated: Bools) -> Bools:
@@ -124,7 +132,7 @@ class Owners:
         if pages.ext is None:
             return {}
         record = pages.ext["page_owner"].rows(rows)
-        known = pages.ext.has_flag(*PAGE_OWNER.flags, at=rows)
+        known = pages.ext.has_flag(*_allocated_flags(pages.ext["page_owner"].names), at=rows)
         known &= (record["handle"] != 0) & (record["order"] <= self.max_order)
         columns: dict[str, Struct] = {
             "owner_known": known,

@@ -149,13 +149,14 @@ OWNER_DTYPE = np.dtype(
             "order",
             "gfp_mask",
             "handle",
+            "free_handle",
             "ts_nsec",
             "comm",
             "pid",
             "tgid",
         ],
-        "formats": ["<u2", "<u4", "<u4", "<u8", "S16", "<i4", "<i4"],
-        "offsets": [0, 4, 8, 16, 32, 48, 52],
+        "formats": ["<u2", "<u4", "<u4", "<u4", "<u8", "S16", "<i4", "<i4"],
+        "offsets": [0, 4, 8, 12, 16, 32, 48, 52],
         "itemsize": 64,
     }
 )
