@@ -1,0 +1,138 @@
+"""The command line: commands are built from analyses, errors become sentences and exit statuses."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from mmdump import __version__
+from mmdump.cli.analyses import analysis_command
+from mmdump.cli.builtin import cat_command, info_command, plugins_command
+from mmdump.cli.session import Shared, shared_of
+from mmdump.errors import ExitStatus, MmdumpError
+
+__all__ = ["main"]
+
+
+class _Group(click.Group):
+    """The built-in commands, and one for each analysis of the plugins."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All command names, sorted."""
+        return sorted({*super().list_commands(ctx), *shared_of(ctx).plugins.analyses()})
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """A built-in command, or the one made from the analysis of that name."""
+        built_in = super().get_command(ctx, name)
+        if built_in is not None:
+            return built_in
+        analysis = shared_of(ctx).plugins.analyses().get(name)
+        return None if analysis is None else analysis_command(analysis)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="mmdump")
+@click.option("--plugin", multiple=True, metavar="[NAME=]FILE", is_eager=True, help="Load this plugin too.")
+@click.option(
+    "--disable-plugin",
+    multiple=True,
+    metavar="NAME",
+    is_eager=True,
+    help="Leave this plugin out; * leaves out all that do not come with mmdump.",
+)
+@click.option("--debug", is_flag=True, is_eager=True, help="Show tracebacks and drgn's log.")
+@click.pass_context
+def cli(ctx: click.Context, plugin: Sequence[str], disable_plugin: Sequence[str], debug: bool) -> None:  # noqa: ARG001
+    """Page-level analysis of Linux memory, from a vmcore or the live kernel.
+
+    Who owns a page, who pins it, how it is mapped: read from struct page, page_ext and the stack depot.
+    """
+    shared = shared_of(ctx)
+    logging.basicConfig(
+        level=logging.DEBUG if shared.debug else logging.CRITICAL, format="%(name)s: %(message)s"
+    )
+
+
+for _command in (info_command, cat_command, plugins_command):
+    cli.add_command(_command)
+
+
+def _explain(error: MmdumpError) -> None:
+    from mmdump.render import escape
+
+    click.echo(f"mmdump: {escape(error.message)}", err=True)
+    if error.hint:
+        click.echo(escape(error.hint), err=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    # Wherever it stands: it is asked for by adding it to a command that failed.
+    debug = "--debug" in words
+    words = ["--debug"] * debug + [word for word in words if word != "--debug"]
+    # Commands for drgn's shell are not ours to load; and while they load, drgn swallows an interrupt.
+    os.environ.setdefault("DRGN_DISABLE_PLUGINS", "*")
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
+    shared: Shared | None = None
+    try:
+        with cli.make_context("mmdump", words) as ctx:
+            shared = shared_of(ctx)
+            status = cli.invoke(ctx)
+            status = status if isinstance(status, int) else ExitStatus.DONE
+    except click.exceptions.Exit as done:
+        status = done.exit_code
+    except click.Abort:
+        click.echo("mmdump: interrupted", err=True)
+        status = 128 + signal.SIGINT
+    except click.ClickException as error:
+        error.show()
+        status = ExitStatus.USAGE
+    except MmdumpError as error:
+        if debug:
+            traceback.print_exc()
+        _explain(error)
+        status = error.status
+    except KeyboardInterrupt:
+        click.echo("mmdump: interrupted", err=True)
+        status = 128 + signal.SIGINT
+    except BrokenPipeError:
+        # Whoever read our output has seen enough. Nothing must be flushed into the pipe at exit.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 128 + signal.SIGPIPE
+    except OSError as error:
+        if debug:
+            traceback.print_exc()
+        what = f"{error.filename}: " if error.filename else ""
+        _explain(MmdumpError(f"{what}{error.strerror or error}"))
+        status = ExitStatus.INTERNAL
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        _explain(
+            MmdumpError(
+                f"internal error: {type(error).__name__}: {error}",
+                "This is a bug in mmdump: run it again with --debug and report what it prints.",
+            )
+        )
+        status = ExitStatus.INTERNAL
+    for sentence in shared.plugin_failures() if shared is not None else ():
+        click.echo(f"mmdump: {sentence}", err=True)
+    return int(status)
+
+
+def entry() -> None:
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry()

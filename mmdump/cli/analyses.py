@@ -1,0 +1,89 @@
+"""Commands made from analyses; their options are the analysis' fields."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mmdump.cli.session import output_options, run, target_options
+from mmdump.errors import IncompleteError, MmdumpError
+
+if TYPE_CHECKING:
+    from mmdump.analysis import Analysis
+    from mmdump.kernel import Kernel
+    from mmdump.plugins import Plugins
+    from mmdump.render import Renderer
+    from mmdump.result import Result
+    from mmdump.scan import Progress
+
+__all__ = ["analysis_command"]
+
+
+def analysis_command(analysis: type[Analysis]) -> click.Command:
+    """The command of an analysis; its options are the analysis' fields."""
+    from mmdump.analysis import options
+
+    @target_options
+    @output_options
+    @click.pass_context
+    def command(ctx: click.Context, /, **given: Any) -> None:
+        names = [name for name, *_ in options(analysis)]
+        words = {name: given.pop(name) for name in names}
+        if not given["vmcore"] and not given["live"]:
+            given["vmcore"] = _swallowed(analysis, words)
+        chosen = analysis(**words)
+        run(ctx, partial(_scan, chosen), **given)
+
+    doc = (analysis.__doc__ or analysis.summary).strip()
+    made = click.command(analysis.name, help=doc, short_help=analysis.summary)(command)
+    for name, kind, default, described in options(analysis):
+        flag: dict[str, Any] = {"help": described.help, "default": default}
+        if kind is bool:
+            flag["is_flag"] = True
+        elif kind == tuple[str, ...]:
+            flag |= {"multiple": True, "metavar": described.metavar}
+        else:
+            flag |= {"type": int if kind in (int, int | None) else str, "metavar": described.metavar}
+        if described.optional_value is not None:
+            flag |= {"is_flag": False, "flag_value": described.optional_value}
+        made.params.append(click.Option([described.flag, name], **flag))
+    return made
+
+
+def _swallowed(analysis: type[Analysis], words: dict[str, Any]) -> str | None:
+    """The dump, when an option whose value may be left out stood before it and took it for its value."""
+    from mmdump.analysis import options
+
+    for name, _, _, described in options(analysis):
+        word = words[name]
+        if described.optional_value not in (None, word) and isinstance(word, str) and os.path.isfile(word):
+            words[name] = described.optional_value
+            return word
+    return None
+
+
+def _scan(
+    analysis: Analysis,
+    kernel: Kernel,
+    plugins: Plugins,
+    sink: Renderer,
+    progress: Progress | None,
+) -> Result:
+    from mmdump.scan import run_one
+
+    try:
+        return run_one(kernel, analysis, sink, progress)
+    except (MmdumpError, BrokenPipeError):
+        raise
+    except Exception as error:
+        plugin = plugins.of(type(analysis))
+        if plugin is None or plugin.own:
+            raise
+        raise IncompleteError(
+            f"{analysis.name}, of plugin {plugin.name} ({plugin.source}), failed: "
+            f"{type(error).__name__}: {error}",
+            "The plugin's author will want what --debug prints.",
+        ) from error

@@ -1,0 +1,228 @@
+"""What all commands share: their options, the plugins, the opened dump, the renderer, the progress bar."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mmdump.errors import ExitStatus, UsageError
+
+if TYPE_CHECKING:
+    from mmdump.kernel import Kernel
+    from mmdump.plugins import Plugins
+    from mmdump.render import Renderer
+    from mmdump.result import Result
+    from mmdump.scan import Progress
+
+__all__ = [
+    "Shared",
+    "opened",
+    "output_options",
+    "progress_bar",
+    "rendering",
+    "run",
+    "shared_of",
+    "target_options",
+]
+
+
+class Shared:
+    """What all commands share: the plugins, loaded when first needed."""
+
+    def __init__(self, files: Sequence[str], disabled: Sequence[str], debug: bool) -> None:
+        self.files = files
+        self.disabled = disabled
+        self.debug = debug
+        self._plugins: Plugins | None = None
+
+    @property
+    def plugins(self) -> Plugins:
+        """All plugins."""
+        if self._plugins is None:
+            from mmdump.plugins import load_plugins
+
+            self._plugins = load_plugins(self.files, self.disabled)
+        return self._plugins
+
+    def plugin_failures(self) -> list[str]:
+        """One sentence for each plugin that failed so far."""
+        if self._plugins is None:
+            return []
+        return [f"plugin {each.name} ({each.source}) failed: {each.error}" for each in self._plugins.failed]
+
+
+def shared_of(ctx: click.Context) -> Shared:
+    """What the command shares with the others."""
+    if not isinstance(ctx.obj, Shared):
+        # Group options are parsed before commands are looked up, but their callback runs after.
+        ctx.obj = Shared(
+            ctx.params.get("plugin") or (),
+            ctx.params.get("disable_plugin") or (),
+            bool(ctx.params.get("debug")),
+        )
+    return ctx.obj
+
+
+def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of a command that opens a dump."""
+    for decorate in (
+        click.option("-q", "--quiet", is_flag=True, help="No progress on standard error."),
+        click.option(
+            "--force-symbols",
+            is_flag=True,
+            help="Use the debug info given with -s although its build ID is not the dump's.",
+        ),
+        click.option("--live", is_flag=True, help="Analyse the running kernel, by /proc/kcore."),
+        click.option(
+            "-s",
+            "--symbols",
+            multiple=True,
+            metavar="PATH",
+            help="The kernel's debug info (vmlinux), or a directory to look in. Otherwise it is looked for "
+            "beside the dump, in the standard places by build ID, and with debuginfod where that is set up.",
+        ),
+        click.argument("vmcore", required=False),
+    ):
+        command = decorate(command)
+    return command
+
+
+def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of a command that shows a result."""
+    for decorate in (
+        click.option(
+            "--limit", type=click.IntRange(min=0), metavar="N", help="Show at most N rows; 0 is all."
+        ),
+        click.option("--columns", metavar="NAMES", help="Columns to show, separated by commas."),
+        click.option("--sort", metavar="NAMES", help="Sort by these columns; -NAME is descending."),
+        click.option(
+            "--where",
+            metavar="EXPR",
+            help='Only rows for which this SQL condition holds, such as "order >= 9 AND pfn < 0x1be00".',
+        ),
+        click.option("--table", metavar="NAME", help="Only this table."),
+        click.option("--force", is_flag=True, help="Replace the output file if it exists."),
+        click.option("-o", "--output", metavar="FILE", help="Write to FILE; its suffix chooses the format."),
+        click.option("-f", "--format", "format_", metavar="FORMAT", help="text, json, jsonl or csv."),
+    ):
+        command = decorate(command)
+    return command
+
+
+def run(
+    ctx: click.Context,
+    analyse: Callable[[Kernel, Plugins, Renderer, Progress | None], Result],
+    *,
+    vmcore: str | None,
+    symbols: Sequence[str],
+    live: bool,
+    force_symbols: bool,
+    quiet: bool,
+    **output: Any,
+) -> None:
+    """Open the target, analyse it, and write the result."""
+    shared = shared_of(ctx)
+    with (
+        rendering(**output) as renderer,  # first: it refuses bad options before anything is read
+        opened(shared, vmcore, symbols=symbols, live=live, force_symbols=force_symbols) as kernel,
+    ):
+        # The bar is gone before the answer is written, and never between rows on their way to a terminal.
+        rows_pass = not isinstance(renderer, _text_renderer()) and output["output"] is None
+        with progress_bar(quiet or (rows_pass and sys.stdout.isatty())) as progress:
+            result = analyse(kernel, shared.plugins, renderer, progress)
+        renderer.finish(result)
+    if not isinstance(renderer, _text_renderer()):
+        # Rows alone cannot say what is missing from them.
+        for sentence in result.incomplete:
+            click.echo(f"mmdump: {sentence}", err=True)
+    if result.incomplete or shared.plugins.failed:
+        ctx.exit(ExitStatus.INCOMPLETE)
+
+
+@contextlib.contextmanager
+def opened(
+    shared: Shared,
+    vmcore: str | None,
+    *,
+    symbols: Sequence[str],
+    live: bool,
+    force_symbols: bool,
+) -> Iterator[Kernel]:
+    """The kernel that was named."""
+    from mmdump.kernel import Kernel
+    from mmdump.target import open_target
+
+    if not vmcore and not live:
+        raise UsageError("no vmcore was given", "Name a dump, or --live for the running kernel.")
+    if vmcore is not None and live:
+        raise UsageError("both a vmcore and --live were given", "Only one kernel at a time.")
+    with open_target(vmcore, symbols=symbols, force=force_symbols, live=live) as target:
+        yield Kernel(target, shared.plugins.page_ext_clients())
+
+
+def _text_renderer() -> type[Renderer]:
+    from mmdump.render.text import TextRenderer
+
+    return TextRenderer
+
+
+@contextlib.contextmanager
+def rendering(
+    *,
+    format_: str | None,
+    output: str | None,
+    force: bool,
+    table: str | None,
+    where: str | None,
+    sort: str | None,
+    columns: str | None,
+    limit: int | None,
+) -> Iterator[Renderer]:
+    """The renderer that the output options ask for, writing where they say."""
+    from mmdump.render import FORMATS, Query, RenderOptions, format_of, open_output, open_renderer
+
+    chosen = format_ or (format_of(output) if output else None) or "text"
+    if chosen not in FORMATS:
+        raise UsageError(f"there is no format {chosen}", f"Formats: {', '.join(FORMATS)}.")
+    terminal = output is None and sys.stdout.isatty()
+    width = None
+    if terminal:
+        import shutil
+
+        width = shutil.get_terminal_size().columns
+    options = RenderOptions(
+        query=Query.parse(where, sort, columns, limit),
+        table=table,
+        width=width,
+        color=terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb",
+    )
+    with open_output(output, force) as out:
+        yield open_renderer(chosen, out, options)
+
+
+@contextlib.contextmanager
+def progress_bar(quiet: bool) -> Iterator[Progress | None]:
+    """Progress on standard error, when that is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("pages"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task: TaskID | None = None
+
+        def report(done: int, total: int) -> None:
+            nonlocal task
+            # Only what reports progress gets a bar.
+            if task is None:
+                task = bar.add_task("pages", total=total)
+            bar.update(task, completed=done, total=total)
+
+        yield report
