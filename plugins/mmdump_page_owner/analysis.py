@@ -72,6 +72,7 @@ class PageOwner(Analysis):
         rows = np.flatnonzero(allocated & ~garbage)
         columns = {
             "stack_id": record["handle"][rows] & np.uint32(state.handle_mask),
+            "pages": state.pages_of_records(pages, rows),
             "allocations": first[rows].astype(np.int64),
         }
         columns["ts_nsec"] = (
@@ -83,7 +84,7 @@ class PageOwner(Analysis):
         """Sum the pages by stack."""
         stacks = rows["stacks"].select(
             pl.col("stack_id").cast(pl.Int64),
-            pl.lit(1, pl.Int64).alias("pages"),
+            "pages",
             "allocations",
             pl.col("ts_nsec").alias("oldest_ts_nsec"),
             pl.col("ts_nsec").alias("newest_ts_nsec"),

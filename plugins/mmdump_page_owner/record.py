@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from mmdump.kernel.names import FlagNames
     from mmdump.kernel.page import PageRange
 
-__all__ = ["OWNER_COLUMNS", "PAGE_OWNER", "Owners", "no_owners", "read_owners", "why_no_owner"]
+__all__ = [
+    "OWNER_COLUMNS",
+    "PAGE_OWNER",
+    "Owners",
+    "no_owners",
+    "on_every_page",
+    "read_owners",
+    "why_no_owner",
+]
 
 PAGE_OWNER = PageExtClient(
     "page_owner",
@@ -88,10 +96,18 @@ def why_no_owner(kernel: Kernel) -> str | None:
     return None
 
 
+def on_every_page(members: Sequence[str]) -> bool:
+    """Whether every page of an allocation has a record; before 5.4 only the first one had.
+
+    :param members: Of the record. 5.4 also began to keep the records of freed pages, with who freed them.
+    """
+    return "free_handle" in members
+
+
 def _allocated_flags(members: Sequence[str]) -> Sequence[str]:
     """The flags that a page has when its record tells of its present allocation."""
-    # 5.4 began to keep the records of freed pages, with who freed them, and gave allocated ones a flag.
-    return PAGE_OWNER.flags if "free_handle" in members else ("PAGE_EXT_OWNER",)
+    # Since 5.4 PAGE_EXT_OWNER alone means that there is a record, if only of the past.
+    return PAGE_OWNER.flags if on_every_page(members) else ("PAGE_EXT_OWNER",)
 
 
 @dataclass(frozen=True)
@@ -109,8 +125,7 @@ class Owners:
     def allocated(self, pages: PageRange) -> Bools:
         """Pages that are allocated now and have a record, every page of a block.
 
-        5.4 and newer keep the record of a freed page, and tell allocated ones by a flag of their own. Before,
-        only the first page of an allocation has a record.
+        Before 5.4 only the first page of each: see :func:`on_every_page`.
         """
         assert pages.ext is not None
         flagged = pages.ext.has_flag(*_allocated_flags(pages.ext["page_owner"].names))
@@ -131,6 +146,9 @@ class Owners:
         """The records of some rows as they are, for :meth:`decode`; none when the range has no page_ext."""
         if pages.ext is None:
             return {}
+        if not on_every_page(pages.ext["page_owner"].names):
+            head = pages.head_pfn[rows] - pages.start
+            rows = np.where(head >= 0, head, rows)
         record = pages.ext["page_owner"].rows(rows)
         known = pages.ext.has_flag(*_allocated_flags(pages.ext["page_owner"].names), at=rows)
         known &= (record["handle"] != 0) & (record["order"] <= self.max_order)
@@ -147,6 +165,14 @@ class Owners:
             words = np.ascontiguousarray(record["comm"]).view("<u8").reshape(-1, 2)
             columns["comm_low"], columns["comm_high"] = words[:, 0].copy(), words[:, 1].copy()
         return columns
+
+    def pages_of_records(self, pages: PageRange, rows: I64) -> I64:
+        """How many pages the record of each of these rows stands for: 1, or before 5.4 all of its block."""
+        assert pages.ext is not None
+        record = pages.ext["page_owner"]
+        if on_every_page(record.names):
+            return np.ones(len(rows), np.int64)
+        return np.left_shift(1, record["order"][rows].astype(np.int64))
 
     def decode(self, rows: pl.DataFrame) -> pl.DataFrame:
         """:data:`OWNER_COLUMNS` of rows that have :meth:`columns`; null where a page has no owner now.
