@@ -27,7 +27,7 @@ ISOLATE = Migratetype.ISOLATE
 
 
 def quiet(version=(6, 12), memory=128 << 20, **more):
-    """A machine with nothing on it, whose free memory is all in blocks of the largest order but near its edges."""
+    """A machine with nothing on it, its free memory in the largest blocks."""
     boot = Boot(page_owner=False, page_pinner=False, early_pages=0, **more)
     return Machine(Era(version), memory=memory, reserved=28 << 20, boot=boot)
 
@@ -82,6 +82,8 @@ def check(machine, held):
                 buddy.migratetype(other) != buddy.migratetype(pfn)
             )
     for zone in machine.zones:
+        blocks = slice(zone.start_pfn >> 9, zone.end_pfn >> 9)
+        assert zone.nr_isolate_pageblock == machine.isolated[blocks].sum()
         mine = [
             (order, name)
             for (_, zoned, order, name), p in lists(machine).items()

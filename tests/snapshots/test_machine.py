@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,7 @@ def test_a_movable_zone():
 
 
 def test_zonelists():
-    """build_zonelists(): the own node from the highest zone down, then the other; never above what was asked"""
+    """build_zonelists(): the own node from the highest zone down, then the other; none above the one asked"""
     machine = Machine(Era((6, 12)), memory=512 << 20, nodes=2, boot=QUIET)
 
     def names(gfp, node):
@@ -276,7 +277,7 @@ def test_objects_share_slabs():
     machine = Machine(Era((6, 12)), boot=QUIET)
     free = machine.nr_free_pages(pcp=True)
     addresses = [machine.objects.alloc("anon_vma", 104) for _ in range(39)]
-    assert [b - a for a, b in zip(addresses, addresses[1:], strict=False)] == [104] * 38
+    assert [b - a for a, b in pairwise(addresses)] == [104] * 38
     slab = addresses[0] >> 12
     assert machine.pages.type[slab] == PageType.SLAB
     assert machine.objects.alloc("anon_vma", 104) >> 12 != slab

@@ -245,7 +245,7 @@ def test_while_a_report_runs_its_blocks_are_nobodys():
     """__isolate_free_page()"""
 
     def report(blocks):
-        for pfn, order in blocks:
+        for pfn, _ in blocks:
             assert machine.pages.type[pfn] == PageType.NONE
             assert machine.buddy.block_of(pfn) is None
         assert machine.nr_free_pages() == before - sum(1 << order for _, order in blocks)
@@ -286,7 +286,7 @@ def test_there_is_one_device():
     machine, device = registered()
     assert machine.page_reporting.register() == -errno.EBUSY
     assert machine.page_reporting.pr_dev_info is device
-    machine.page_reporting.unregister(PageReportingDevice(lambda blocks: 0))
+    machine.page_reporting.unregister(PageReportingDevice(len))
     assert machine.page_reporting.pr_dev_info is device
 
 

@@ -31,7 +31,7 @@ PAGE_REPORTING_CAPACITY = 32
 #: PAGE_REPORTING_DELAY, seconds.
 DELAY = 2.0
 
-#: What is reported: first PFN and order of each block, as in the scatterlist. Returns 0 or an error number.
+#: Gets what is reported: first PFN and order of each block, in scatterlist order. Returns 0 or an error.
 Report = Callable[[list[tuple[int, int]]], int]
 
 
