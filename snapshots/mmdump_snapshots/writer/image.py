@@ -237,7 +237,7 @@ def build_state(
     page_array = _page_array(arena, tables, layout, pages.size, state)
     _map(tables, memory, addresses, debug)
     percpu = PerCpu(arena, state.cpus)
-    write_nodes(arena, state, pages.links, percpu)
+    write_nodes(arena, state, pages.links, percpu, pages.deferred)
     layout.complete = True
     write_sections(arena, state, addresses.vmemmap)
     write_switches(arena, state)

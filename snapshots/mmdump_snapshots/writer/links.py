@@ -26,6 +26,9 @@ class LinkTable:
 
     def __init__(self, vmemmap: int, stride: int, offset: int) -> None:
         self._base = np.uint64(vmemmap + offset)
+        self.offset = offset
+        #: Whether any list was added, be it an empty one.
+        self.used = False
         self._stride = np.uint64(stride)
         self._parts: list[tuple[I64, U64, U64]] = []
         self._table: tuple[I64, U64, U64] | None = None
@@ -35,15 +38,20 @@ class LinkTable:
 
         :return: ``next`` and ``prev`` of the anchor.
         """
+        self.used = True
         if not len(pfns):
             return head, head
-        nodes = self._base + pfns.astype(np.uint64) * self._stride
+        nodes = self.address(pfns)
         after, before = np.empty_like(nodes), np.empty_like(nodes)
         after[:-1], after[-1] = nodes[1:], head
         before[1:], before[0] = nodes[:-1], head
         self._parts.append((pfns.astype(np.int64), after, before))
         self._table = None
         return int(nodes[0]), int(nodes[-1])
+
+    def address(self, pfns: I64) -> U64:
+        """Of the links of some pages."""
+        return self._base + pfns.astype(np.uint64) * self._stride
 
     def unlisted(self, pfns: I64, words: tuple[int, int]) -> None:
         """Pages that are on no list, but have these words where others have links."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmdump_snapshots.model.pages import ExtFlag, PageFlag, PageType
-from mmdump_snapshots.model.zone import Migratetype
+from mmdump_snapshots.model.zone import ZONE_NAMES, Migratetype
 from mmdump_snapshots.writer.gfp import translated
 from mmdump_snapshots.writer.state import (
     LRU_LISTS,
@@ -112,6 +112,9 @@ class ModelState(State):
         mapping[tagged] += base
         private = column(pages.private, np.uint64)
         free = (kind == PageType.BUDDY) | (kind == PageType.GUARD)
+        if self._machine.era.guard_pages_in_page_ext:
+            # No type, but an order all the same.
+            free |= column(self._machine.page_ext.flags, np.uint8) & np.uint8(ExtFlag.DEBUG_GUARD) != 0
         private[free] = order[free]
         head_order = np.zeros(stop - start, np.uint8)
         is_tail = np.flatnonzero(tail)
@@ -241,7 +244,12 @@ class ModelState(State):
         start = min(zone.start_pfn for zone in zones)
         end = max(zone.start_pfn + zone.spanned for zone in zones)
         lru = {name: node.lru[name.lower()].array() for name in LRU_LISTS}
-        return NodeState(node.number, start, end - start, sum(zone.present for zone in zones), zones, lru)
+        machine = self._machine
+        queue = _pfns(
+            [pfn for pfn in machine.rmap.deferred_split if machine.node_of(pfn).number == node.number]
+        )
+        present = sum(zone.present for zone in zones)
+        return NodeState(node.number, start, end - start, present, zones, lru, queue)
 
     def _zone(self, zone: Zone) -> ZoneState:
         return ZoneState(
@@ -256,6 +264,8 @@ class ModelState(State):
                 for area in zone.free_area
             ],
             pcp=[[_pfns(pfns) for pfns in cpu.lists] for cpu in zone.pcp],
+            lowmem_reserve=dict(zip(ZONE_NAMES, zone.lowmem_reserve, strict=True)),
+            nr_reserved_highatomic=zone.nr_reserved_highatomic,
         )
 
     @cached_property

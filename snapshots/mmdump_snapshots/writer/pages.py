@@ -142,6 +142,10 @@ class PageWriter:
         self._fields = fields
         self.size = types.sizeof("struct page")
         self.links = LinkTable(vmemmap, self.size, types.member("struct page", "lru").offset)
+        #: The links of queues to split: in the third page of a folio, as struct page or struct folio has it.
+        places = (("struct folio", "_deferred_list.next", 0), ("struct page", "deferred_list.next", 2))
+        link = self._home(places)
+        self.deferred = None if link is None else LinkTable(vmemmap, self.size, link[0])
         self._zone_of = np.array([zones.get(name, 0) for name in state.zone_names], np.uint64)
         self._flag_bits = types.enumerators("enum pageflags")
         self._flags = [
@@ -297,6 +301,19 @@ class PageWriter:
             kind = np.where(folios.flags.get("hugetlb", nothing), _DTOR_HUGETLB, kind)
             self._fill(raw, self._dtor, rows, kind)
         self._first_tail_flags(raw, rows, folios)
+        queued = folios.flags.get("large_rmappable", np.zeros(len(rows), np.bool_)) & (folios.order > 1)
+        if self.deferred is not None and self.deferred.used:
+            self._queue_links(raw, start, rows[queued])
+
+    def _queue_links(self, raw: U8, start: int, rows: NDArray[np.int64]) -> None:
+        """``_deferred_list``: a link to itself, or to its neighbours on the queue."""
+        assert self.deferred is not None
+        links = np.zeros((len(raw) // self.size, 2), np.uint64)
+        links[rows] = self.deferred.address(start + rows)[:, None]
+        self.deferred.put(start, start + len(links), links)
+        for word in (0, 1):
+            home = (self.deferred.offset + 8 * word, np.dtype("<u8"))
+            self._fill(raw, home, rows, links[rows, word])
 
     def _first_tail_flags(self, raw: U8, rows: NDArray[np.int64], folios: Folios) -> None:
         """The flags word of the first tail: ``_flags_1`` since 6.1."""

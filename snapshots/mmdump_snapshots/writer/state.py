@@ -130,6 +130,8 @@ class ZoneState:
     :ivar free: Blocks of each order and migratetype, ``free[order][name]`` -> head PFNs in list order, int64.
     :ivar pcp: Per-CPU pages, ``pcp[cpu][index]`` -> PFNs in list order, int64.
     :ivar watermarks: min, low and high, pages.
+    :ivar lowmem_reserve: Pages kept from those who can use a zone of that name, but no higher one.
+    :ivar nr_reserved_highatomic: Pages of pageblocks of the HIGHATOMIC reserve.
     """
 
     name: str
@@ -140,6 +142,8 @@ class ZoneState:
     watermarks: tuple[int, int, int]
     free: Sequence[Mapping[str, I64]]
     pcp: Sequence[Sequence[I64]] = ()
+    lowmem_reserve: Mapping[str, int] = field(default_factory=dict)
+    nr_reserved_highatomic: int = 0
 
     @property
     def nr_free(self) -> int:
@@ -157,6 +161,8 @@ class NodeState:
     """A NUMA node.
 
     :ivar lru: List name of :data:`LRU_LISTS` -> PFNs in list order, int64.
+    :ivar deferred_split: Heads of the folios on the queue to split, in order of arrival, int64; None where
+        the queue is not known, and no links are written.
     """
 
     number: int
@@ -165,6 +171,7 @@ class NodeState:
     present: int
     zones: Sequence[ZoneState]
     lru: Mapping[str, I64] = field(default_factory=dict)
+    deferred_split: I64 | None = None
 
 
 @dataclass(frozen=True)

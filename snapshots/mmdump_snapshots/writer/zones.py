@@ -11,6 +11,8 @@ from mmdump_snapshots.writer.percpu import PerCpu
 from mmdump_snapshots.writer.state import LRU_LISTS, MIGRATETYPES, NodeState, State, ZoneState
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from mmdump_snapshots.kernels import Profile
     from mmdump_snapshots.writer.arena import Arena, Struct
 
@@ -27,8 +29,13 @@ def zone_numbers(profile: Profile) -> dict[str, int]:
     }
 
 
-def write_nodes(arena: Arena, state: State, links: LinkTable, percpu: PerCpu) -> None:
-    """Write every node, the masks of nodes, and the counters of all zones together."""
+def write_nodes(
+    arena: Arena, state: State, links: LinkTable, percpu: PerCpu, deferred: LinkTable | None = None
+) -> None:
+    """Write every node, the masks of nodes, and the counters of all zones together.
+
+    :param deferred: Takes the links of folios on queues to split; None where the kernel has none.
+    """
     total: dict[str, int] = {}
     node_total: dict[str, int] = {}
     pointers = np.zeros(max((node.number for node in state.nodes), default=0) + 1, "<u8")
@@ -39,6 +46,8 @@ def write_nodes(arena: Arena, state: State, links: LinkTable, percpu: PerCpu) ->
             # Without CONFIG_NUMA.
             pgdat = arena.variable("contig_page_data")
         _node(arena, pgdat, node, links, percpu, total, node_total)
+        if deferred is not None and node.deferred_split is not None:
+            _split_queue(pgdat, node.deferred_split, deferred)
         if arena.has("node_data"):
             pointers[node.number] = arena.finish(pgdat)
         else:
@@ -48,6 +57,17 @@ def write_nodes(arena: Arena, state: State, links: LinkTable, percpu: PerCpu) ->
     _masks(arena, state)
     _counters(arena, "vm_zone_stat", "enum zone_stat_item", total)
     _counters(arena, "vm_node_stat", "enum node_stat_item", node_total)
+
+
+def _split_queue(pgdat: Struct, queue: NDArray[np.int64], deferred: LinkTable) -> None:
+    """The queue of folios to split: the node's own, as nothing is charged to a memory cgroup."""
+    # A struct of its own since 5.4; a list_lru, which is not written, since 7.2.
+    for path in ("deferred_split_queue.", ""):
+        if pgdat.maybe(path + "split_queue_len", len(queue)):
+            after, before = deferred.add(pgdat.at(path + "split_queue"), queue)
+            pgdat.set(path + "split_queue.next", after)
+            pgdat.set(path + "split_queue.prev", before)
+            return
 
 
 def _counters(arena: Arena, name: str, enum: str, values: dict[str, int]) -> None:
@@ -125,6 +145,12 @@ def _zone(
     for index, pages in enumerate(zone.watermarks):
         # Renamed in 5.0.
         pgdat.first((f"{at}_watermark[{index}]", f"{at}watermark[{index}]"), pages)
+    for name, pages in zone.lowmem_reserve.items():
+        if name in zone_numbers(arena.profile):
+            pgdat.set(f"{at}lowmem_reserve[{zone_numbers(arena.profile)[name]}]", pages)
+    pgdat.set(at + "nr_reserved_highatomic", zone.nr_reserved_highatomic)
+    free_highatomic = [len(lists.get("HIGHATOMIC", ())) << order for order, lists in enumerate(zone.free)]
+    pgdat.maybe(at + "nr_free_highatomic", sum(free_highatomic))
     free_cma = _free_lists(arena, pgdat, at, zone, links)
     counters = {"NR_FREE_PAGES": zone.nr_free, "NR_FREE_CMA_PAGES": free_cma}
     numbers = arena.profile.types.enumerators("enum zone_stat_item")
@@ -176,6 +202,12 @@ def _per_cpu_pages(pgdat: Struct, at: str, zone: ZoneState, links: LinkTable, pe
     name, inner = ("struct per_cpu_pages", "") if modern else ("struct per_cpu_pageset", "pcp.")
     pointer, instances = percpu.allocate(name)
     pgdat.set(at + ("per_cpu_pageset" if modern else "pageset"), pointer)
+    if modern:
+        # Every counter has been added to the zone's.
+        counters, copies = percpu.allocate("struct per_cpu_zonestat")
+        pgdat.set(at + "per_cpu_zonestats", counters)
+        for copy in copies:
+            percpu.finish(copy)
     length = types.member(name, inner + "lists").type.length or 0
     for cpu, instance in enumerate(instances):
         given = zone.pcp[cpu] if cpu < len(zone.pcp) else ()
