@@ -16,14 +16,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-from drgn import FaultError, sizeof
+from drgn import FaultError, TypeKind, sizeof
 
 from mmdump.kernel.arrays import I64, U8, U64, Bools, Struct, blanked
 from mmdump.kernel.layout import byteorder, enumerators, find_object, find_type, has_member, struct_dtype
 from mmdump.target.reader import ReadStatus
 
 if TYPE_CHECKING:
-    from drgn import Program
+    from drgn import Object, Program
 
     from mmdump.kernel.memmap import Sections
     from mmdump.target import Reader
@@ -52,7 +52,7 @@ class PageExtClient:
     :param name: By which analyses ask for its data.
     :param ops: Its ``struct page_ext_operations`` variable.
     :param struct: The type of its data, or None when it has only flags.
-    :param enabled: A ``static_key_false`` that is on when the client is.
+    :param enabled: A ``static_key_false`` (or a bool) that is on when the client is.
     :param members: Columns of its data -> member names, newest first.
     :param optional: Columns that some kernels do not have.
     :param flags: Names its flag bits may have (``enum page_ext_flags``).
@@ -168,12 +168,19 @@ def _client_state(prog: Program, client: PageExtClient) -> ClientState:
     try:
         offset, size = ops.offset.value_(), ops.size.value_()
         key = find_object(prog, client.enabled) if client.enabled else None
-        enabled = key is None or key.key.enabled.counter.value_() > 0
+        enabled = key is None or _is_on(key)
     except FaultError:
         return ClientState(client, built=True, enabled=False, unreadable=True)
     except AttributeError:
         return ClientState(client, built=True, enabled=False)
     return ClientState(client, built=True, enabled=enabled, offset=offset, size=size)
+
+
+def _is_on(key: Object) -> bool:
+    """Whether a switch is on: a ``static_key_false``, or a bool (debug_pagealloc's up to 5.2)."""
+    if key.type_.unaliased().kind == TypeKind.BOOL:
+        return bool(key.value_())
+    return bool(key.key.enabled.counter.value_() > 0)
 
 
 def _entry_dtype(

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from drgn import Object
+from drgn import FaultError, Object
 
 from mmdump.kernel.layout import find_object
 
 if TYPE_CHECKING:
     from drgn import Program
 
-__all__ = ["each_cpu", "possible_cpus"]
+__all__ = ["at_each_cpu", "each_cpu", "possible_cpus"]
 
 
 def each_cpu(prog: Program, variable: Object) -> Iterator[Object]:
@@ -40,6 +40,26 @@ def each_cpu(prog: Program, variable: Object) -> Iterator[Object]:
             continue
         address = base.value_() + units[cpu].value_() + distance
         yield Object(prog, variable.type_, address=address & 0xFFFFFFFFFFFFFFFF)
+
+
+def at_each_cpu(prog: Program, pointer: Object) -> Iterator[tuple[int, Object]]:
+    """What a pointer of ``alloc_percpu()`` points to on each possible CPU: the CPU, and the object there.
+
+    Such a pointer is the running kernel's own, so that ``__per_cpu_offset`` is right for it.
+
+    :raises drgn.FaultError: The pointer, or where the copies are, is not in the dump; or it is NULL.
+    """
+    target, start = pointer.type_.unaliased().type, pointer.value_()
+    if not start:
+        # No CPU's copy is there: with an offset added it would be the beginning of the per-CPU section.
+        raise FaultError("a per-CPU pointer is NULL", 0)
+    # Without CONFIG_SMP there is one copy, where the pointer says.
+    offsets = find_object(prog, "__per_cpu_offset")
+    for cpu in possible_cpus(prog):
+        if offsets is not None and cpu >= (offsets.type_.length or 0):
+            return
+        offset = 0 if offsets is None else offsets[cpu].value_()
+        yield cpu, Object(prog, target, address=(start + offset) & 0xFFFFFFFFFFFFFFFF)
 
 
 def possible_cpus(prog: Program) -> list[int]:

@@ -16,7 +16,7 @@ from mmdump.kernel.names import read_flag_fields
 if TYPE_CHECKING:
     from drgn import Object, Program
 
-__all__ = ["Zone", "ZoneBits", "read_zone_bits", "read_zones"]
+__all__ = ["Zone", "ZoneBits", "each_zone", "read_zone_bits", "read_zones"]
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,16 @@ def read_zones(prog: Program) -> list[Zone]:
 
     Zones whose ``struct zone`` is not in the dump are left out.
     """
-    zones = []
-    for node in _nodes(prog):
+    return [zone for zone, _ in each_zone(prog)]
+
+
+def each_zone(prog: Program) -> Iterator[tuple[Zone, Object]]:
+    """The populated zones of all nodes with their ``struct zone``, in order of node and zone.
+
+    Zones whose ``struct zone`` is not in the dump are left out.
+    """
+    for number, node in _nodes(prog):
         try:
-            number = node.node_id.value_()
             count = min(node.nr_zones.value_(), node.node_zones.type_.length or 0)
         except FaultError:
             continue
@@ -107,22 +113,27 @@ def read_zones(prog: Program) -> list[Zone]:
                 present, spanned = zone.present_pages.value_(), zone.spanned_pages.value_()
                 start = zone.zone_start_pfn.value_()
                 if 0 < present <= spanned and start + spanned <= _MAX_PFN:
-                    zones.append(Zone(number, index, c_string(zone.name), start, spanned, present))
+                    name = c_string(zone.name)
+                else:
+                    continue
             except FaultError:
                 continue
-    return zones
+            yield Zone(number, index, name, start, spanned, present), zone
 
 
 #: No architecture has more physical address bits than 52, nor smaller pages than 4 KiB.
 _MAX_PFN = 1 << 40
 
 
-def _nodes(prog: Program) -> Iterator[Object]:
-    """``NODE_DATA()`` of every node, by the array: a mask of nodes in a damaged dump may have no end."""
+def _nodes(prog: Program) -> Iterator[tuple[int, Object]]:
+    """Number and ``NODE_DATA()`` of every node, by the array.
+
+    A mask of nodes in a damaged dump may have no end, and a ``node_id`` may be anything.
+    """
     table = find_object(prog, "node_data")
     if table is None:
         # Without CONFIG_NUMA.
-        yield prog["contig_page_data"].address_of_()
+        yield 0, prog["contig_page_data"].address_of_()
         return
     for index in range(table.type_.length or 0):
         try:
@@ -130,4 +141,4 @@ def _nodes(prog: Program) -> Iterator[Object]:
         except FaultError:
             continue
         if node:
-            yield node
+            yield index, node
