@@ -103,6 +103,13 @@ class Analysis:
     #: Whether ``mmdump report`` has a section for it.
     in_report: ClassVar[bool] = True
 
+    def only(self, columns: frozenset[str]) -> Analysis:  # noqa: ARG002
+        """The same analysis where only these columns of the streamed table matter: others may be null.
+
+        What is expensive, and nobody looks at, can so be left out.
+        """
+        return self
+
     def start(self, kernel: Kernel) -> Any:  # noqa: ARG002
         """Read once what the scan needs (areas, lists, layouts). What it returns must pickle."""
         return None

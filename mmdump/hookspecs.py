@@ -21,11 +21,20 @@ import pluggy
 
 if TYPE_CHECKING:
     from mmdump.analysis import Analysis
+    from mmdump.checks import Check
     from mmdump.kernel.page_ext import PageExtClient
     from mmdump.kernelfile import KernelFile
+    from mmdump.pagenotes import PageNotes
     from mmdump_snapshots.scenario import Scenario
 
-__all__ = ["mmdump_analyses", "mmdump_kernel_files", "mmdump_page_ext_clients", "mmdump_scenarios"]
+__all__ = [
+    "mmdump_analyses",
+    "mmdump_checks",
+    "mmdump_kernel_files",
+    "mmdump_page_ext_clients",
+    "mmdump_page_notes",
+    "mmdump_scenarios",
+]
 
 hookspec = pluggy.HookspecMarker("mmdump")
 
@@ -43,6 +52,16 @@ def mmdump_page_ext_clients() -> list[PageExtClient]:  # type: ignore[empty-body
 @hookspec
 def mmdump_kernel_files() -> list[KernelFile]:  # type: ignore[empty-body]
     """Files of the kernel that ``mmdump cat`` can print, by the plugin that owns their structures."""
+
+
+@hookspec
+def mmdump_page_notes() -> list[PageNotes]:  # type: ignore[empty-body]
+    """What the plugin knows about single pages, for ``mmdump page``."""
+
+
+@hookspec
+def mmdump_checks() -> list[type[Check]]:  # type: ignore[empty-body]
+    """Invariants that ``mmdump check`` holds a dump against."""
 
 
 @hookspec

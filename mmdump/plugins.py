@@ -20,8 +20,10 @@ from mmdump.result import Column, Result, Schema, Table
 
 if TYPE_CHECKING:
     from mmdump.analysis import Analysis
+    from mmdump.checks import Check
     from mmdump.kernel.page_ext import PageExtClient
     from mmdump.kernelfile import KernelFile
+    from mmdump.pagenotes import PageNotes
     from mmdump_snapshots.scenario import Scenario
 
 __all__ = ["DISABLE_VARIABLE", "GROUP", "LoadedPlugin", "Plugins", "load_plugins", "plugin_table"]
@@ -180,6 +182,29 @@ class Plugins:
             files.setdefault(file.path, file)
         return [files[path] for path in sorted(files)]
 
+    def page_notes(self) -> list[tuple[LoadedPlugin, PageNotes]]:
+        """All that is said about single pages, in order of plugin, with the plugin that says it."""
+        from mmdump.pagenotes import PageNotes
+
+        return self._call("mmdump_page_notes", lambda each: isinstance(each, PageNotes))
+
+    def checks(self) -> list[Check]:
+        """All invariants, by name; of two with one name, the first plugin's."""
+        from mmdump.checks import Check
+
+        def good(thing: Any) -> bool:
+            known = isinstance(thing, type) and issubclass(thing, Check)
+            return known and isinstance(getattr(thing, "name", None), str)
+
+        checks: dict[str, Check] = {}
+        for _plugin, check in self._call("mmdump_checks", good):
+            checks.setdefault(check.name, check())
+        return [checks[name] for name in sorted(checks)]
+
+    def failed_in(self, plugin: LoadedPlugin, error: Exception) -> None:
+        """Remember that something a plugin contributed failed while it was used."""
+        self._fail(plugin, error)
+
     def scenarios(self) -> dict[str, Scenario]:
         """All scenarios by name, in order of name; of two with one name, the first plugin's."""
         from mmdump_snapshots.scenario import Scenario
@@ -252,6 +277,8 @@ def plugin_table(plugins: Plugins) -> Result:
     plugins.analyses()
     plugins.page_ext_clients()
     plugins.kernel_files()
+    plugins.page_notes()
+    plugins.checks()
     plugins.scenarios()
     found = plugins.found
     frame = pl.DataFrame(

@@ -101,6 +101,16 @@ class Table:
                 f"table {self.schema.name}: columns {self.frame.columns} are not {list(self.schema.names)}"
             )
 
+    @classmethod
+    def of_rows(cls, schema: Schema, rows: Sequence[Mapping[str, object]]) -> Table:
+        """A table of few rows; a column that is missing in a row is absent there.
+
+        Text is text, truth values are Booleans, and all else is a 64-bit integer.
+        """
+        types = {Kind.TEXT: pl.String(), Kind.BOOL: pl.Boolean()}
+        columns = {column.name: types.get(column.kind, pl.Int64()) for column in schema.columns}
+        return cls(schema, pl.DataFrame(rows, schema=columns))
+
     @property
     def name(self) -> str:
         """The key of this table among the result's tables."""
@@ -228,6 +238,9 @@ class RowSink(Protocol):
     @property
     def satisfied(self) -> bool:
         """Whether no further row, and nothing else of the result, is wanted."""
+
+    def needs(self, schema: Schema) -> frozenset[str]:
+        """The columns of that table that matter; others may be null. Called once, before all else."""
 
     def begin(self, schema: Schema) -> None:
         """Say which table's rows will follow; called once, before any rows."""

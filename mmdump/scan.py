@@ -42,6 +42,10 @@ class Collect:
     def __init__(self) -> None:
         self._frames: list[pl.DataFrame] = []
 
+    def needs(self, schema: Schema) -> frozenset[str]:
+        """All columns."""
+        return frozenset(schema.names)
+
     def begin(self, schema: Schema) -> None:
         """See :class:`mmdump.result.RowSink`."""
         self._schema = schema
@@ -139,8 +143,9 @@ def run(
     """
     runs = []
     for index, analysis in enumerate(analyses):
-        sink = sinks[index] if index < len(sinks) else None
-        one = _Run(analysis, analysis.start(kernel), sink or Collect())
+        sink = (sinks[index] if index < len(sinks) else None) or Collect()
+        asked = analysis if analysis.stream is None else analysis.only(sink.needs(analysis.stream))
+        one = _Run(asked, asked.start(kernel), sink)
         if analysis.stream is not None:
             one.sink.begin(analysis.stream)
         runs.append(one)

@@ -237,7 +237,16 @@ class Nameless(Analysis):
     """An analysis whose author forgot its name."""
 
 
-@pytest.mark.parametrize("hook", ["mmdump_analyses", "mmdump_page_ext_clients", "mmdump_kernel_files"])
+@pytest.mark.parametrize(
+    "hook",
+    [
+        "mmdump_analyses",
+        "mmdump_page_ext_clients",
+        "mmdump_kernel_files",
+        "mmdump_page_notes",
+        "mmdump_checks",
+    ],
+)
 @pytest.mark.parametrize(
     "function",
     [
@@ -263,6 +272,8 @@ def test_a_hook_that_gives_no_good_is_left_out_and_the_others_go_on(
     assert list(plugins.analyses()) == ["fine"]
     assert plugins.page_ext_clients() == [client]
     assert plugins.kernel_files() == []
+    assert plugins.page_notes() == []
+    assert plugins.checks() == []
     assert [each.name for each in plugins.failed] == ["bad"]
     assert states(plugins) == {"bad": "failed", "fine": "on"}
 

@@ -151,6 +151,9 @@ class Sink:
     def satisfied(self) -> bool:
         return sum(map(len, self.frames)) >= self.wanted
 
+    def needs(self, schema: Schema) -> frozenset[str]:
+        return frozenset(schema.names)
+
     def begin(self, schema: Schema) -> None:
         self.began.append(schema)
 

@@ -84,6 +84,7 @@ FILES: Mapping[str, Callable[[bytes], Records]] = {
     "/sys/kernel/debug/page_owner": page_owner_records,
     "/proc/kpageflags": words,
     "/proc/kpagecount": words,
+    "/proc/kpagecgroup": words,
 }
 
 

@@ -108,7 +108,9 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--table", metavar="NAME", help="Only this table."),
         click.option("--force", is_flag=True, help="Replace the output file if it exists."),
         click.option("-o", "--output", metavar="FILE", help="Write to FILE; its suffix chooses the format."),
-        click.option("-f", "--format", "format_", metavar="FORMAT", help="text, json, jsonl or csv."),
+        click.option(
+            "-f", "--format", "format_", metavar="FORMAT", help="text, json, jsonl, csv or parquet."
+        ),
     ):
         command = decorate(command)
     return command

@@ -10,16 +10,20 @@ from drgn import FaultError
 
 from mmdump.errors import IncompleteError, UnsupportedError
 from mmdump.kernel.cma import CmaArea, read_cma_areas
+from mmdump.kernel.freelists import ListHeads, read_list_heads
+from mmdump.kernel.memcg import MemoryCgroups, read_memory_cgroups
 from mmdump.kernel.memmap import MemMap, read_memmap
 from mmdump.kernel.names import FlagNames, PageFlagText, read_flag_fields, read_flag_names
 from mmdump.kernel.page import PageRange
 from mmdump.kernel.page_ext import PageExtClient, PageExtLayout, read_page_ext, read_page_ext_layout
 from mmdump.kernel.page_layout import PageLayout, read_page_layout
 from mmdump.kernel.pageblock import PageblockLayout, read_pageblock_layout, read_pageblocks
+from mmdump.kernel.pcp import PerCpuPages, read_per_cpu_pages
 from mmdump.kernel.references import FolioBatches, read_folio_batches
 from mmdump.kernel.stackdepot import StackDepot, read_stack_depot_layout
 from mmdump.kernel.symbols import Symbols, read_kallsyms
 from mmdump.kernel.zones import Zone, ZoneBits, read_zone_bits, read_zones
+from mmdump.kernel.zonestate import ZoneState, read_zone_states
 
 if TYPE_CHECKING:
     from mmdump.target import Target
@@ -102,6 +106,21 @@ class Kernel:
         """The populated zones of all nodes."""
         return read_zones(self.target.prog)
 
+    @_kernel_fact("the free lists")
+    def list_heads(self) -> ListHeads:
+        """The heads of all free lists of the buddy allocator."""
+        return read_list_heads(self.target.prog, self.target.reader, self.memmap)
+
+    @_kernel_fact("the zones' counters")
+    def zone_states(self) -> list[ZoneState]:
+        """Counters and watermarks of the populated zones."""
+        return read_zone_states(self.target.prog)
+
+    @_kernel_fact("the per-CPU lists of free pages")
+    def per_cpu_pages(self) -> PerCpuPages:
+        """Free pages that CPUs keep for themselves."""
+        return read_per_cpu_pages(self.target.prog, self.memmap, self.target.page_shift)
+
     @_kernel_fact("the CMA areas")
     def _cma(self) -> tuple[list[CmaArea], int]:
         return read_cma_areas(self.target.prog, self.memmap.end_pfn)
@@ -120,6 +139,11 @@ class Kernel:
     def folio_batches(self) -> FolioBatches:
         """References held by the per-CPU folio batches."""
         return read_folio_batches(self.target.prog, self.memmap)
+
+    @_kernel_fact("memory cgroups")
+    def memory_cgroups(self) -> MemoryCgroups | None:
+        """Memory cgroups of pages; None where this kernel has none."""
+        return read_memory_cgroups(self.target.prog)
 
     @_kernel_fact("the stack depot")
     def stack_depot(self) -> StackDepot | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmdump.kernel.arrays import I32, I64, U8, U64, Bools, Struct, blanked
-from mmdump.kernel.page_layout import PageLayout
+from mmdump.kernel.page_layout import FolioField, PageLayout
 from mmdump.target.reader import ReadStatus
 
 if TYPE_CHECKING:
@@ -107,11 +107,29 @@ class PageRange:
         return self._word("private")
 
     @cached_property
+    def index(self) -> U64:
+        """``page->index``: the offset in its file, or in its anonymous mapping, in pages."""
+        return self._optional_word("index")
+
+    @cached_property
     def memcg_data(self) -> U64:
-        """``page->memcg_data``; zeros without CONFIG_MEMCG."""
-        if "memcg_data" not in (self.layout.dtype.names or ()):
-            return np.zeros(len(self), np.uint64)
-        return self._word("memcg_data")
+        """``page->memcg_data``; zeros without CONFIG_MEMCG, and before 5.11."""
+        return self._optional_word("memcg_data")
+
+    @cached_property
+    def mem_cgroup(self) -> U64:
+        """``page->mem_cgroup``, up to 5.10; zeros since."""
+        return self._optional_word("mem_cgroup")
+
+    @cached_property
+    def lru_next(self) -> U64:
+        """``page->lru.next``: of a free block, its link in a free list (``page->buddy_list`` since 6.0)."""
+        return self._word("lru_next")
+
+    @cached_property
+    def lru_prev(self) -> U64:
+        """``page->lru.prev``."""
+        return self._word("lru_prev")
 
     @cached_property
     def refcount(self) -> I32:
@@ -122,6 +140,9 @@ class PageRange:
     def raw_mapcount(self) -> I32:
         """``page->_mapcount`` as stored: one less than the mappings of this page, or a page type."""
         return np.ascontiguousarray(self._rows["_mapcount"]).astype(np.int32, copy=False)
+
+    def _optional_word(self, name: str) -> U64:
+        return self._word(name) if name in (self.layout.dtype.names or ()) else np.zeros(len(self), np.uint64)
 
     def _word(self, name: str) -> U64:
         return np.ascontiguousarray(self._rows[name]).astype(np.uint64, copy=False)
@@ -266,20 +287,27 @@ class PageRange:
         """Order of the folio, at its head; 0 elsewhere. An impossible order reads as 0."""
         order = np.zeros(len(self), np.uint8)
         heads = np.flatnonzero(self.is_head)
-        # In the low byte of the second page's flags since 6.6.
-        name = "_folio_order" if "_folio_order" in self.layout.folio else "_flags_1"
-        stored = self.folio_field(name, heads) & 0xFF
+        stored = self.stored_folio_order(heads)
         pfn = self.start + heads
         good = (stored <= _MAX_FOLIO_ORDER) & (pfn & ((1 << np.minimum(stored, 32)) - 1) == 0)
         order[heads[good]] = stored[good]
         return order
+
+    def stored_folio_order(self, heads: I64) -> I64:
+        """The order of a folio as it is stored, possible or not, for rows that are heads."""
+        # In the low byte of the second page's flags since 6.6.
+        name = "_folio_order" if "_folio_order" in self.layout.folio else "_flags_1"
+        return self.folio_field(name, heads) & 0xFF
 
     def folio_field(self, name: str, heads: I64) -> I64:
         """A scalar of ``struct folio`` that lies beyond its first page, for rows that are heads.
 
         :param heads: Row numbers. A field past the end of the range reads as 0.
         """
-        field = self.layout.folio[name]
+        return self.folio_value(self.layout.folio[name], heads)
+
+    def folio_value(self, field: FolioField, heads: I64) -> I64:
+        """The same for a field that a plugin has found; unsigned 64-bit words wrap around."""
         page, offset = divmod(field.offset, self.layout.dtype.itemsize)
         rows = heads + page
         inside = rows < len(self)

@@ -98,9 +98,13 @@ def read_page_layout(
             "private": ("private",),
             "_mapcount": ("_mapcount",),
             "_refcount": ("_refcount",),
+            "index": ("__folio_index", "index"),  # renamed in 6.16
             "memcg_data": ("memcg_data",),
+            "mem_cgroup": ("mem_cgroup",),  # up to 5.10: a pointer, and from 5.9 on one flag
+            "lru_next": ("lru.next",),
+            "lru_prev": ("lru.prev",),
         },
-        optional=("memcg_data",),  # with CONFIG_MEMCG
+        optional=("index", "memcg_data", "mem_cgroup", "lru_next", "lru_prev"),  # memcg: with CONFIG_MEMCG
     )
     types, base, below = _page_types(prog, vmcoreinfo)
     folio, pins_from_order = _folio_fields(prog)
@@ -190,6 +194,8 @@ _FOLIO_FIELDS: Mapping[str, _Place] = {
     "_large_mapcount": _Place(("_large_mapcount",)),  # 6.10
     # Mappings of the whole; renamed twice, and in struct page up to 6.2.
     "_entire_mapcount": _Place(("_entire_mapcount", "_compound_mapcount"), ("compound_mapcount",)),
+    # How many pages are mapped by themselves, and a bit for mappings of the whole (6.2).
+    "_nr_pages_mapped": _Place(("_nr_pages_mapped", "_subpages_mapcount"), ("subpages_mapcount",)),
     # In struct folio since 6.1; in the second page since 5.18; in the third, of orders above 1, since 5.7.
     "_pincount": _Place(("_pincount",), ("compound_pincount",), ("hpage_pinned_refcount",)),
 }

@@ -11,6 +11,7 @@ from mmdump.render.escape import escape
 from mmdump.render.json import JsonRenderer
 from mmdump.render.jsonl import JsonlRenderer
 from mmdump.render.output import open_output
+from mmdump.render.parquet import ParquetRenderer
 from mmdump.render.query import Query, QueryStream
 from mmdump.render.text import TextRenderer
 
@@ -33,6 +34,7 @@ register(FormatSpec("text", TextRenderer, one_table=False, suffixes=(".txt",)))
 register(FormatSpec("json", JsonRenderer, one_table=False, suffixes=(".json",)))
 register(FormatSpec("jsonl", JsonlRenderer, one_table=True, suffixes=(".jsonl", ".ndjson")))
 register(FormatSpec("csv", CsvRenderer, one_table=True, suffixes=(".csv",)))
+register(FormatSpec("parquet", ParquetRenderer, one_table=True, suffixes=(".parquet", ".pq")))
 
 
 def open_renderer(format: str, out: BinaryIO, options: RenderOptions | None = None) -> Renderer:  # noqa: A002

@@ -68,6 +68,15 @@ class Renderer(ABC):
         """Whether nothing that is yet to be found could change the output; a scan may then stop."""
         return False
 
+    def needs(self, schema: Schema) -> frozenset[str]:
+        """The columns of the streamed table that the output depends on.
+
+        :raises UsageError: The query does not fit that table.
+        """
+        if self.options.table not in (None, schema.name):
+            return frozenset()
+        return self.options.query.needs(schema)
+
     def begin(self, schema: Schema) -> None:
         """Say which table's rows will follow. If another table was asked for they are dropped.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from mmdump.errors import UsageError
-from mmdump.render.tokens import columns_hint, find_column
+from mmdump.render.tokens import columns_hint, find_column, tokenize
 from mmdump.render.where import Where, compile_where
 from mmdump.result import Schema, Table
 
@@ -65,6 +65,17 @@ class Query:
             return schema
         names = dict.fromkeys(_find(schema, name, "--columns") for name in self.columns)
         return Schema(schema.name, tuple(schema.column(name) for name in names), schema.title)
+
+    def needs(self, schema: Schema) -> frozenset[str]:
+        """The columns that the answer depends on: those shown, sorted by, or in the condition.
+
+        :raises UsageError: As :meth:`stream`.
+        """
+        names = set(self.schema(schema).names)
+        names |= {_find(schema, name.removeprefix("-"), "--sort") for name in self.sort}
+        if self.where is not None:
+            names |= {str(token.value) for token in tokenize(self.where, schema) if token.kind == "column"}
+        return frozenset(names)
 
     def stream(self, schema: Schema) -> QueryStream:
         """Begin to filter rows of that table.

@@ -38,6 +38,12 @@ class TextRenderer(Renderer):
     def _one(self) -> bool:
         return self.options.table is not None or self.options.query.shapes
 
+    def needs(self, schema: Schema) -> frozenset[str]:
+        """Of the default view only the columns that it shows."""
+        if not self._one:
+            return frozenset(column.name for column in schema.columns if column.in_text)
+        return super().needs(schema)
+
     def open(self, schema: Schema, query: Query) -> None:
         """Get ready to keep the first rows."""
         self._stream = _limited(query).stream(schema)

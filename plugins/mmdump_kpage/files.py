@@ -1,4 +1,4 @@
-"""The two files as streams of words, page after page."""
+"""The three files as streams of words, page after page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from drgn import FaultError
 
 from mmdump.kernel.layout import find_object
 from mmdump.kernelfile import KernelFile
-from mmdump_kpage.flags import KPF_NOPAGE, KpageFacts, precise_mapcount, stable_page_flags
+from mmdump_kpage.flags import KPF_NOPAGE, KpageFacts, head_rows_of, precise_mapcount, stable_page_flags
 
 if TYPE_CHECKING:
     from mmdump.kernel import Kernel
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mmdump.kernel.page import PageRange
     from mmdump.scan import Ranges
 
-__all__ = ["KPAGECOUNT", "KPAGEFLAGS"]
+__all__ = ["KPAGECGROUP", "KPAGECOUNT", "KPAGEFLAGS"]
 
 #: Words of a hole that are written at once.
 _HOLE_WORDS = 1 << 16
@@ -62,5 +62,32 @@ def _kpagecount(kernel: Kernel, ranges: Ranges) -> Iterator[bytes]:
     return _words(kernel, ranges, precise_mapcount, 0)
 
 
+def _kpagecgroup(kernel: Kernel, ranges: Ranges) -> Iterator[bytes]:
+    cgroups = kernel.memory_cgroups
+
+    def inodes(pages: PageRange) -> U64:
+        """``page_cgroup_ino()`` of each page (mm/memcontrol.c); 0 where it is charged to no cgroup."""
+        if cgroups is None:
+            return np.zeros(len(pages), np.uint64)
+        words = cgroups.words(pages)
+        return cgroups.inodes(words[head_rows_of(pages)] if cgroups.by_folio else words)
+
+    return _words(kernel, ranges, inodes, 0)
+
+
+def _no_memory_cgroups(kernel: Kernel) -> str | None:
+    return (
+        "this kernel was built without memory cgroups (CONFIG_MEMCG)"
+        if kernel.memory_cgroups is None
+        else None
+    )
+
+
+KPAGECGROUP = KernelFile(
+    "/proc/kpagecgroup",
+    "inode of every page's memory cgroup, 64 bits each",
+    _kpagecgroup,
+    why_not=_no_memory_cgroups,
+)
 KPAGEFLAGS = KernelFile("/proc/kpageflags", "flags of every page, 64 bits each", _kpageflags)
 KPAGECOUNT = KernelFile("/proc/kpagecount", "how often every page is mapped, 64 bits each", _kpagecount)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from mmdump import hookimpl
 from mmdump.analysis import Analysis
+from mmdump.checks import Check
 from mmdump.kernel.page_ext import PageExtClient
 from mmdump.kernelfile import KernelFile
+from mmdump.pagenotes import PageNotes
 from mmdump_page_owner.analysis import PageOwner
+from mmdump_page_owner.checks import CHECKS
+from mmdump_page_owner.notes import owner_notes
 from mmdump_page_owner.record import PAGE_OWNER, Owners, why_no_owner
 from mmdump_page_owner.text import PAGE_OWNER_FILE
 
@@ -29,3 +33,15 @@ def mmdump_kernel_files() -> list[KernelFile]:
 def mmdump_analyses() -> list[type[Analysis]]:
     """``mmdump page-owner``."""
     return [PageOwner]
+
+
+@hookimpl
+def mmdump_checks() -> list[type[Check]]:
+    """Records against the pages that they are of."""
+    return list(CHECKS)
+
+
+@hookimpl
+def mmdump_page_notes() -> list[PageNotes]:
+    """Who allocated and freed single pages."""
+    return [PageNotes("page_owner", owner_notes)]

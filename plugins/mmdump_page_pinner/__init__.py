@@ -9,8 +9,10 @@ from __future__ import annotations
 from mmdump import hookimpl
 from mmdump.analysis import Analysis
 from mmdump.kernel.page_ext import PageExtClient
+from mmdump.pagenotes import PageNotes
 from mmdump_page_pinner.analysis import Pinned
 from mmdump_page_pinner.marks import CLIENTS
+from mmdump_page_pinner.notes import pinner_notes
 
 __all__ = ["CLIENTS", "Pinned"]
 
@@ -25,3 +27,9 @@ def mmdump_page_ext_clients() -> list[PageExtClient]:
 def mmdump_analyses() -> list[type[Analysis]]:
     """``mmdump pinned``."""
     return [Pinned]
+
+
+@hookimpl
+def mmdump_page_notes() -> list[PageNotes]:
+    """What holds single pages."""
+    return [PageNotes("page_pinner", pinner_notes)]

@@ -36,7 +36,10 @@ def test_page_owner_text_is_the_kernels_byte_for_byte(
     assert found.equal >= 0.995 * found.stable
 
 
-@pytest.mark.parametrize(("file", "share"), [("/proc/kpageflags", 0.99), ("/proc/kpagecount", 0.997)])
+@pytest.mark.parametrize(
+    ("file", "share"),
+    [("/proc/kpageflags", 0.99), ("/proc/kpagecount", 0.997), ("/proc/kpagecgroup", 0.999)],
+)
 def test_kpage_files_are_the_kernels_word_for_word(
     mmdump: Callable[..., Run], dump: Path, sample: Sample, tmp_path: Path, file: str, share: float
 ) -> None:

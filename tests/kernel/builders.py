@@ -51,9 +51,19 @@ TYPES = {
 }
 PAGE = np.dtype(
     {
-        "names": ["flags", "compound_head", "mapping", "private", "_mapcount", "_refcount"],
-        "formats": ["<u8", "<u8", "<u8", "<u8", "<i4", "<i4"],
-        "offsets": [0, 8, 24, 40, 48, 52],
+        # lru.next shares its word with compound_head.
+        "names": [
+            "flags",
+            "compound_head",
+            "mapping",
+            "private",
+            "_mapcount",
+            "_refcount",
+            "lru_next",
+            "lru_prev",
+        ],
+        "formats": ["<u8", "<u8", "<u8", "<u8", "<i4", "<i4", "<u8", "<u8"],
+        "offsets": [0, 8, 24, 40, 48, 52, 8, 16],
         "itemsize": STRUCT_PAGE,
     }
 )

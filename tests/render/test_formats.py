@@ -17,13 +17,13 @@ def test_every_format_opens_and_takes_rows() -> None:
     for name, spec in FORMATS.items():
         assert spec.name == name
         assert isinstance(open_renderer(name, io.BytesIO()), Renderer)
-    assert {name for name, spec in FORMATS.items() if spec.one_table} == {"csv", "jsonl"}
+    assert {name for name, spec in FORMATS.items() if spec.one_table} == {"csv", "jsonl", "parquet"}
 
 
 def test_an_unknown_format_is_a_usage_error_that_names_those_there_are() -> None:
     with pytest.raises(UsageError) as raised:
         open_renderer("yaml", io.BytesIO())
-    assert raised.value.hint == "Formats: text, json, jsonl, csv."
+    assert raised.value.hint == "Formats: text, json, jsonl, csv, parquet."
 
 
 def test_a_plugin_adds_a_format_but_cannot_take_one_over(monkeypatch: pytest.MonkeyPatch) -> None:

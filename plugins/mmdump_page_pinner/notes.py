@@ -1,0 +1,47 @@
+"""Whether the page pinner has marked single pages, and whether something holds them, for ``mmdump page``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmdump.pagenotes import AskedPages, Fact, Section
+from mmdump_page_pinner.evidence import EVIDENCE, find_held
+from mmdump_page_pinner.marks import marked, why_no_marks
+
+if TYPE_CHECKING:
+    from mmdump.kernel import Kernel
+
+__all__ = ["pinner_notes"]
+
+_RANK = 25
+
+
+def pinner_notes(kernel: Kernel, asked: AskedPages) -> dict[int, Sequence[Section]]:
+    """The evidence that ``mmdump pinned`` has for each page or its folio."""
+    reason = why_no_marks(kernel)
+    found: dict[int, Sequence[Section]] = {}
+    for pages, rows in asked.ranges():
+        held = find_held(pages, kernel.folio_batches)
+        marks = marked(pages.ext) if pages.ext is not None else np.zeros(len(pages), bool)
+        heads = pages.head_pfn - pages.start
+        for row in rows.tolist():
+            head = heads[row] if heads[row] >= 0 else row
+            of_folio = np.flatnonzero(held.heads == head)
+            code = int(held.folio_evidence[of_folio[0]]) if len(of_folio) else 0
+            is_held = bool(len(of_folio)) and bool(held.held[of_folio[0]])
+            names = [name for bit, name in enumerate(EVIDENCE) if code >> bit & 1]
+            facts = []
+            # Nobody holds a free page.
+            if pages.refcount[head] > 0:
+                words = "yes, by something" if is_held else "no, all its references are accounted for"
+                facts += [Fact("held", words), Fact("evidence", ", ".join(names) or "none")]
+            if reason is None:
+                words = "yes: a contiguous allocation failed here once" if marks[row] else "no"
+                facts.append(Fact("marked by page_pinner", words))
+            else:
+                facts.append(Fact("marks", reason))
+            found[pages.start + row] = [Section("pinned", facts, _RANK)]
+    return found

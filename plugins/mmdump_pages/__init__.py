@@ -1,0 +1,31 @@
+"""The page array itself: its invariants, and its rows as they are."""
+
+from __future__ import annotations
+
+from mmdump import hookimpl
+from mmdump.analysis import Analysis
+from mmdump.checks import Check
+from mmdump.pagenotes import PageNotes
+from mmdump_pages import checks_folio, checks_free, checks_zone
+from mmdump_pages.analysis import Pages
+from mmdump_pages.notes import use_notes
+
+__all__ = ["Pages"]
+
+
+@hookimpl
+def mmdump_analyses() -> list[type[Analysis]]:
+    """``mmdump pages``."""
+    return [Pages]
+
+
+@hookimpl
+def mmdump_checks() -> list[type[Check]]:
+    """What struct pages, zones and CMA areas say of each other."""
+    return [*checks_free.CHECKS, *checks_folio.CHECKS, *checks_zone.CHECKS]
+
+
+@hookimpl
+def mmdump_page_notes() -> list[PageNotes]:
+    """What single pages are used for."""
+    return [PageNotes("use", use_notes)]
