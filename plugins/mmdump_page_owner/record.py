@@ -125,11 +125,13 @@ class Owners:
     def allocated(self, pages: PageRange) -> Bools:
         """Pages that are allocated now and have a record, every page of a block.
 
-        Before 5.4 only the first page of each: see :func:`on_every_page`.
+        Before 5.4 only the first page of each: see :func:`on_every_page`. Free blocks are stepped over, as
+        ``read_page_owner()`` does: pages that lay on per-CPU lists when page_owner began look allocated to
+        it, and keep that record in the free block that takes them back.
         """
         assert pages.ext is not None
         flagged = pages.ext.has_flag(*_allocated_flags(pages.ext["page_owner"].names))
-        return flagged & (pages.ext["page_owner"]["handle"] != 0)
+        return flagged & (pages.ext["page_owner"]["handle"] != 0) & ~pages.in_free_block
 
     def garbage(self, pages: PageRange, allocated: Bools) -> Bools:
         """Records that cannot be true: of an order that no allocation has."""

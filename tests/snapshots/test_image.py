@@ -18,6 +18,7 @@ from mmdump.target import ReadStatus, open_target
 from mmdump_snapshots.kernels import profile, profiles
 from mmdump_snapshots.model.machine import Boot, Machine
 from mmdump_snapshots.model.pages import PageFlag, PageType
+from mmdump_snapshots.model.truth_owner import owner_truth
 from mmdump_snapshots.writer.image import build
 from tests.snapshots.machines import PROFILES, busy, busy_machine
 
@@ -78,14 +79,7 @@ def test_owners_are_summed_as_the_machine_has_them(name, plugins):
     machine, image = busy(name)
     result = run_one(kernel_of(image, plugins), plugins.analyses()["page-owner"]())
     groups = result.tables["groups"].frame
-    owner, ext = machine.page_owner, machine.page_ext.flags
-    allocated = np.flatnonzero((ext & np.uint8(owner.allocated) != 0) & (owner.owners.handle != 0))
-    expected: dict[int, int] = {}
-    for pfn in allocated.tolist():
-        handle, order = int(owner.owners.handle[pfn]), int(owner.owners.order[pfn])
-        # Up to 5.3 only the first page of an allocation has a record.
-        each = 1 if machine.era.owner_on_every_page else 1 << order
-        expected[handle] = expected.get(handle, 0) + each
+    expected = {handle: each.pages for handle, each in owner_truth(machine).by_stack.items()}
     mask = (1 << sum(machine.era.depot_handle_bits[:3])) - 1
     assert {int(row["stack_id"]): row["pages"] for row in groups.iter_rows(named=True)} == {
         handle & mask: count for handle, count in expected.items()

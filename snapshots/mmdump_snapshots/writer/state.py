@@ -326,8 +326,8 @@ class State(ABC):
         """The compound pages whose heads are in [start, stop)."""
 
     @abstractmethod
-    def owners(self, start: int, stop: int) -> OwnerColumns:
-        """The page_ext entries of [start, stop)."""
+    def owners(self, start: int, stop: int) -> OwnerColumns | None:
+        """The page_ext entries of [start, stop); None where none was ever written, so that all are zero."""
 
     @abstractmethod
     def pageblocks(self, start: int, stop: int) -> tuple[U8, Bools]:
