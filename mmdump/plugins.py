@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import sys
@@ -158,6 +159,7 @@ class Plugins:
         for plugin, analysis in self._call("mmdump_analyses", good):
             if analysis.name in found:
                 other = found[analysis.name][0]
+                self._fail(plugin, ValueError(f"plugin {other.name} has a command {analysis.name} too"))
                 raise UsageError(
                     f"plugins {other.name} ({other.source}) and {plugin.name} ({plugin.source}) both have "
                     f"a command {analysis.name}",
@@ -249,7 +251,9 @@ def plugin_table(plugins: Plugins) -> Result:
     """The plugins that were found, as a result."""
     import polars as pl
 
-    plugins.analyses()
+    # Which two plugins are at odds stands in the table.
+    with contextlib.suppress(UsageError):
+        plugins.analyses()
     plugins.page_ext_clients()
     plugins.kernel_files()
     plugins.scenarios()

@@ -284,6 +284,9 @@ def test_two_plugins_with_one_command_are_an_error_that_names_both() -> None:
     for word in ("one", "someones-plugin 1.2", "two", "another 1.2", "pinned"):
         assert word in error.value.message
     assert f"{DISABLE_VARIABLE}=two" in error.value.hint
+    # The command that shows plugins shows it.
+    plugin_table(plugins)
+    assert states(plugins) == {"one": "on", "two": "failed"}
     off = load_plugins(disabled=["two"], points=[Point("one", good("pinned")), Point("two", good("pinned"))])
     assert list(off.analyses()) == ["pinned"]
 

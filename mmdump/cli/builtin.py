@@ -27,7 +27,7 @@ def info_command(ctx: click.Context, /, **given: Any) -> None:
     """Show what is in this dump, and which analyses can run on it."""
     from mmdump.info import info
 
-    run(ctx, lambda kernel, plugins, _sink, _progress: info(kernel, plugins), **given)
+    run(ctx, lambda kernel, plugins, _sink, _progress: info(kernel, plugins), bare=True, **given)
 
 
 @click.command("cat", short_help="a kernel file, as of the dump")
@@ -72,7 +72,9 @@ def cat_command(
         progress_bar(quiet or (output is None and sys.stdout.isatty())) as progress,
     ):
         missing = _write_file(wanted, kernel, out, progress)
-    for sentence in missing:
+        dump = kernel.target.dump
+    # Bytes alone cannot say what is missing from them.
+    for sentence in [*([dump.truncated] if dump is not None and dump.truncated else ()), *missing]:
         click.echo(f"mmdump: {sentence}", err=True)
     if missing or shared.plugins.failed:
         ctx.exit(ExitStatus.INCOMPLETE)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmdump.errors import ExitStatus, UsageError
+from mmdump.errors import ExitStatus, IncompleteError, UsageError
 
 if TYPE_CHECKING:
     from mmdump.kernel import Kernel
@@ -123,13 +123,17 @@ def run(
     live: bool,
     force_symbols: bool,
     quiet: bool,
+    bare: bool = False,
     **output: Any,
 ) -> None:
-    """Open the target, analyse it, and write the result."""
+    """Open the target, analyse it, and write the result.
+
+    :param bare: Whether a target without debug info will do.
+    """
     shared = shared_of(ctx)
     with (
         rendering(**output) as renderer,  # first: it refuses bad options before anything is read
-        opened(shared, vmcore, symbols=symbols, live=live, force_symbols=force_symbols) as kernel,
+        opened(shared, vmcore, symbols=symbols, live=live, force_symbols=force_symbols, bare=bare) as kernel,
     ):
         # The bar is gone before the answer is written, and never between rows on their way to a terminal.
         rows_pass = not isinstance(renderer, _text_renderer()) and output["output"] is None
@@ -152,8 +156,14 @@ def opened(
     symbols: Sequence[str],
     live: bool,
     force_symbols: bool,
+    bare: bool = False,
 ) -> Iterator[Kernel]:
-    """The kernel that was named."""
+    """The kernel that was named.
+
+    :param bare: Whether it may lack debug info.
+    """
+    from drgn import BadDataError, FaultError
+
     from mmdump.kernel import Kernel
     from mmdump.target import open_target
 
@@ -161,8 +171,14 @@ def opened(
         raise UsageError("no vmcore was given", "Name a dump, or --live for the running kernel.")
     if vmcore is not None and live:
         raise UsageError("both a vmcore and --live were given", "Only one kernel at a time.")
-    with open_target(vmcore, symbols=symbols, force=force_symbols, live=live) as target:
-        yield Kernel(target, shared.plugins.page_ext_clients())
+    with open_target(vmcore, symbols=symbols, force=force_symbols, live=live, bare=bare) as target:
+        try:
+            yield Kernel(target, shared.plugins.page_ext_clients())
+        except (FaultError, BadDataError) as error:
+            raise IncompleteError(
+                f"what had to be read is not in the dump, or is broken: {error}",
+                "The dump may be truncated, filtered or damaged.",
+            ) from error
 
 
 def _text_renderer() -> type[Renderer]:

@@ -89,18 +89,27 @@ def read_zone_bits(prog: Program) -> ZoneBits:
     )
 
 
-def read_zones(prog: Program) -> list[Zone]:
+def read_zones(prog: Program) -> tuple[list[Zone], int]:
     """The populated zones of all nodes, in order of node and zone.
 
-    Zones whose ``struct zone`` is not in the dump are left out.
+    :return: The zones, and how many nodes and zones are left out because they are garbage or not in the dump.
     """
     zones = []
+    garbage = 0
     for node in _nodes(prog):
         try:
+            if node is None:
+                garbage += 1
+                continue
             number = node.node_id.value_()
-            count = min(node.nr_zones.value_(), node.node_zones.type_.length or 0)
+            length = node.node_zones.type_.length or 0
+            count = node.nr_zones.value_()
         except FaultError:
+            garbage += 1
             continue
+        if not 0 <= count <= length:
+            garbage += 1
+            count = length
         for index in range(count):
             zone = node.node_zones[index]
             try:
@@ -108,17 +117,22 @@ def read_zones(prog: Program) -> list[Zone]:
                 start = zone.zone_start_pfn.value_()
                 if 0 < present <= spanned and start + spanned <= _MAX_PFN:
                     zones.append(Zone(number, index, c_string(zone.name), start, spanned, present))
+                else:
+                    garbage += present != 0
             except FaultError:
-                continue
-    return zones
+                garbage += 1
+    return zones, garbage
 
 
 #: No architecture has more physical address bits than 52, nor smaller pages than 4 KiB.
 _MAX_PFN = 1 << 40
 
 
-def _nodes(prog: Program) -> Iterator[Object]:
-    """``NODE_DATA()`` of every node, by the array: a mask of nodes in a damaged dump may have no end."""
+def _nodes(prog: Program) -> Iterator[Object | None]:
+    """``NODE_DATA()`` of every node, by the array: a mask of nodes in a damaged dump may have no end.
+
+    None where the pointer is not in the dump.
+    """
     table = find_object(prog, "node_data")
     if table is None:
         # Without CONFIG_NUMA.
@@ -128,6 +142,7 @@ def _nodes(prog: Program) -> Iterator[Object]:
         try:
             node = table[index].read_()
         except FaultError:
+            yield None
             continue
         if node:
             yield node
