@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mmdump.analysis import Analysis
     from mmdump.kernel.page_ext import PageExtClient
     from mmdump.kernelfile import KernelFile
+    from mmdump.render import FormatSpec
 
 __all__ = ["DISABLE_VARIABLE", "GROUP", "LoadedPlugin", "Plugins", "load_plugins", "plugin_table"]
 
@@ -179,6 +180,21 @@ class Plugins:
             files.setdefault(file.path, file)
         return [files[path] for path in sorted(files)]
 
+    def formats(self) -> dict[str, FormatSpec]:
+        """All formats of output by name: mmdump's own, then those of plugins.
+
+        A plugin whose format has a name that is taken is reported, and its format left out.
+        """
+        from mmdump.render import FORMATS, FormatSpec
+
+        formats = dict(FORMATS)
+        for plugin, spec in self._call("mmdump_renderers", lambda each: isinstance(each, FormatSpec)):
+            if spec.name in formats:
+                self._fail(plugin, UsageError(f"there is another format named {spec.name}"))
+            else:
+                formats[spec.name] = spec
+        return formats
+
     def page_ext_clients(self) -> list[PageExtClient]:
         """All users of page_ext that plugins declare; of two with one name, the first plugin's."""
         from mmdump.kernel.page_ext import PageExtClient
@@ -242,6 +258,7 @@ def plugin_table(plugins: Plugins) -> Result:
     plugins.analyses()
     plugins.page_ext_clients()
     plugins.kernel_files()
+    plugins.formats()
     found = plugins.found
     frame = pl.DataFrame(
         {
