@@ -24,8 +24,15 @@ if TYPE_CHECKING:
     from mmdump.kernel.page_ext import PageExtClient
     from mmdump.kernelfile import KernelFile
     from mmdump.render import FormatSpec
+    from mmdump_snapshots.scenario import Scenario
 
-__all__ = ["mmdump_analyses", "mmdump_kernel_files", "mmdump_page_ext_clients", "mmdump_renderers"]
+__all__ = [
+    "mmdump_analyses",
+    "mmdump_kernel_files",
+    "mmdump_page_ext_clients",
+    "mmdump_renderers",
+    "mmdump_scenarios",
+]
 
 hookspec = pluggy.HookspecMarker("mmdump")
 
@@ -48,3 +55,8 @@ def mmdump_kernel_files() -> list[KernelFile]:  # type: ignore[empty-body]
 @hookspec
 def mmdump_renderers() -> list[FormatSpec]:  # type: ignore[empty-body]
     """Formats that ``--format`` takes, beside mmdump's own, which none can replace."""
+
+
+@hookspec
+def mmdump_scenarios() -> list[Scenario]:  # type: ignore[empty-body]
+    """What can happen to a machine whose dump ``mmdump snapshot generate`` writes."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mmdump.kernel.page_ext import PageExtClient
     from mmdump.kernelfile import KernelFile
     from mmdump.render import FormatSpec
+    from mmdump_snapshots.scenario import Scenario
 
 __all__ = ["DISABLE_VARIABLE", "GROUP", "LoadedPlugin", "Plugins", "load_plugins", "plugin_table"]
 
@@ -195,6 +196,15 @@ class Plugins:
                 formats[spec.name] = spec
         return formats
 
+    def scenarios(self) -> dict[str, Scenario]:
+        """All scenarios by name, in order of name; of two with one name, the first plugin's."""
+        from mmdump_snapshots.scenario import Scenario
+
+        scenarios: dict[str, Scenario] = {}
+        for _plugin, scenario in self._call("mmdump_scenarios", lambda each: isinstance(each, Scenario)):
+            scenarios.setdefault(scenario.name, scenario)
+        return {name: scenarios[name] for name in sorted(scenarios)}
+
     def page_ext_clients(self) -> list[PageExtClient]:
         """All users of page_ext that plugins declare; of two with one name, the first plugin's."""
         from mmdump.kernel.page_ext import PageExtClient
@@ -259,6 +269,7 @@ def plugin_table(plugins: Plugins) -> Result:
     plugins.page_ext_clients()
     plugins.kernel_files()
     plugins.formats()
+    plugins.scenarios()
     found = plugins.found
     frame = pl.DataFrame(
         {

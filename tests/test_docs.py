@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from mmdump import hookspecs
 from tests.conftest import Run, Sample
 
@@ -53,3 +55,11 @@ def test_readme_shows_what_the_command_prints(mmdump: Callable[..., Run], sample
     shown = re.search(r"```console\n\$ mmdump pinned vmcore\n(.*?)```", readme, re.S)
     assert shown is not None
     assert mmdump("pinned", sample.elf).out == shown[1]
+
+
+def test_the_documented_machine_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs/snapshots.md").read_text()
+    [example] = re.findall(r"```python\n(.*?)```", text, re.S)
+    monkeypatch.chdir(tmp_path)
+    exec(example, {})
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["truth.json", "vmcore", "vmlinux"]

@@ -16,6 +16,7 @@ from mmdump import __version__
 from mmdump.cli.analyses import analysis_command
 from mmdump.cli.builtin import cat_command, info_command, plugins_command
 from mmdump.cli.session import Shared, shared_of
+from mmdump.cli.snapshot import demo_command, snapshot_command
 from mmdump.errors import ExitStatus, MmdumpError
 
 __all__ = ["main"]
@@ -60,7 +61,7 @@ def cli(ctx: click.Context, plugin: Sequence[str], disable_plugin: Sequence[str]
     )
 
 
-for _command in (info_command, cat_command, plugins_command):
+for _command in (info_command, cat_command, plugins_command, snapshot_command, demo_command):
     cli.add_command(_command)
 
 

@@ -1,0 +1,132 @@
+/* page_ext and its clients, the stack depot, CMA, free page reporting, debug_pagealloc. */
+
+#pragma file mm/page_ext.c
+#pragma section .data
+#if KERNEL >= 5.4
+unsigned long page_ext_size;
+#else
+static unsigned long extra_mem;
+#endif
+static unsigned long total_usage;
+
+#pragma file mm/page_owner.c
+#pragma section .data
+struct page_ext_operations page_owner_ops;
+#if KERNEL < 5.4
+static bool page_owner_disabled;
+#elif KERNEL < 5.19
+/* Gone after boot since 5.19. */
+static bool page_owner_enabled;
+#endif
+#pragma section .bss
+struct static_key_false page_owner_inited;
+static depot_stack_handle_t dummy_handle;
+static depot_stack_handle_t failure_handle;
+static depot_stack_handle_t early_handle;
+#if KERNEL >= 6.9
+static struct stack dummy_stack;
+static struct stack failure_stack;
+static struct stack *stack_list;
+static unsigned long page_owner_pages_threshold;
+#endif
+
+#ifdef CONFIG_PAGE_PINNER
+/* As the RFC has it: a client of page_ext that needs no room. */
+#pragma file mm/page_pinner.c
+#pragma section .data
+struct page_ext_operations page_pinner_ops;
+#pragma section .bss
+struct static_key_false page_pinner_inited;
+#endif
+
+#ifdef CONFIG_DEBUG_PAGEALLOC
+#if KERNEL >= 6.4
+#pragma file mm/debug_page_alloc.c
+#else
+#pragma file mm/page_alloc.c
+#endif
+#if KERNEL >= 5.3
+#pragma section .bss
+struct static_key_false _debug_pagealloc_enabled;
+struct static_key_false _debug_guardpage_enabled;
+#else
+/* 5.3 made them static keys, and guard pages a page type. */
+#pragma section .data
+bool _debug_pagealloc_enabled;
+bool _debug_guardpage_enabled;
+struct page_ext_operations debug_guardpage_ops;
+#endif
+#pragma section .bss
+unsigned int _debug_guardpage_minorder;
+#endif
+
+#if defined(CONFIG_PAGE_TABLE_CHECK) && KERNEL >= 5.17
+#pragma file mm/page_table_check.c
+#pragma section .data
+struct page_ext_operations page_table_check_ops;
+#endif
+
+#pragma file lib/stackdepot.c
+#pragma section .bss
+#if KERNEL >= 6.17
+/* 6.17: as many as the boot parameter allows. */
+static unsigned int stack_max_pools;
+static void **stack_pools;
+#elif KERNEL >= 6.3
+static void *stack_pools[DEPOT_MAX_POOLS];
+#else
+static void *stack_slabs[DEPOT_MAX_POOLS];
+#endif
+#if KERNEL >= 6.8
+static struct list_head *stack_table;
+static void *new_pool;
+static int pools_num;
+static size_t pool_offset;
+#elif KERNEL >= 6.3
+static struct stack_record **stack_table;
+static int pool_index;
+static size_t pool_offset;
+static int next_pool_required;
+#else
+#if KERNEL >= 5.12
+static struct stack_record **stack_table;
+#else
+static struct stack_record *stack_table[1 << STACK_HASH_ORDER];
+#endif
+static int depot_index;
+static int next_slab_inited;
+static size_t depot_offset;
+#endif
+#if KERNEL >= 6.3
+static bool stack_depot_disabled;
+static unsigned int stack_bucket_number_order;
+static unsigned int stack_hash_mask;
+#elif KERNEL >= 5.12
+static bool stack_depot_disable;
+#if KERNEL >= 6.0
+static unsigned int stack_hash_order;
+static unsigned int stack_hash_mask;
+#endif
+#endif
+
+#ifdef CONFIG_CMA
+#pragma file mm/cma.c
+#pragma section .bss
+#if KERNEL >= 6.9
+struct cma cma_areas[CONFIG_CMA_AREAS];
+#else
+struct cma cma_areas[1 + CONFIG_CMA_AREAS];
+#endif
+unsigned int cma_area_count;
+#endif
+
+#if defined(CONFIG_PAGE_REPORTING) && KERNEL >= 5.7
+#pragma file mm/page_reporting.c
+#pragma section .data
+#if KERNEL >= 5.14
+unsigned int page_reporting_order;
+#endif
+static struct page_reporting_dev_info *pr_dev_info;
+#pragma section .bss
+struct static_key_false page_reporting_enabled;
+#endif

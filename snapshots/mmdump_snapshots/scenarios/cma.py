@@ -1,0 +1,103 @@
+"""A contiguous allocation that fails, and why."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..model.cma import cma_alloc
+from ..model.mm import Mm
+from ..model.pipe import Driver, Pipe
+from .frames import syscall, user_fault
+
+if TYPE_CHECKING:
+    from ..model import Machine
+    from ..model.cma import CmaArea
+    from ..model.vma import Vma
+
+__all__ = ["cma_failure", "fill", "pages_in"]
+
+
+def fill(machine: Machine) -> Mm:
+    """Let a large process take all memory in huge pages, until only the CMA areas have one left."""
+    task = machine.task("java", pid=901)
+    size = 1 << machine.era.pmd_order
+    mm = Mm(machine, task)
+    with machine.running(task, *user_fault(machine)):
+        while True:
+            vma = mm.mmap(size)
+            pfn = mm.fault(vma, 0, order=machine.era.pmd_order)
+            if pfn is None or any(area.base_pfn <= pfn < area.end_pfn for area in machine.cma):
+                mm.munmap(vma)
+                return mm
+
+
+def pages_in(
+    machine: Machine, area: CmaArea, mm: Mm, wanted: int, limit: int = 16384
+) -> tuple[Vma, list[int]]:
+    """Let a process fault in pages until so many of them lie in a CMA area.
+
+    :return: The mapping, and the slots of those pages.
+    """
+    found: list[int] = []
+    with machine.running(mm.task, *user_fault(machine)):
+        vma = mm.mmap(limit)
+        for slot in range(limit):
+            pfn = mm.fault(vma, slot)
+            if pfn is not None and area.base_pfn <= pfn < area.end_pfn:
+                found.append(slot)
+            if len(found) == wanted:
+                break
+    return vma, found
+
+
+def cma_failure(machine: Machine) -> None:
+    """One process writes to disk from pages of the area; another has left pages in a pipe. Both hold on.
+
+    A third has let go since: its pages were in the way, and are marked, but would move now.
+    """
+    area = machine.cma[0]
+    fill(machine)
+    machine.clock.advance(30.0)
+
+    prober, database, archiver = (
+        machine.task("ethtool", pid=1190),
+        machine.task("postgres", pid=1204),
+        machine.task("tar", pid=1377),
+    )
+    camera = machine.task("camera-hal", pid=1742)
+    probe, driver, pipe = Driver(machine), Driver(machine), Pipe(machine)
+    ask = ("cma_heap_allocate", "dma_heap_ioctl", *syscall(machine, "ioctl"))
+    if machine.era.version < (5, 6):
+        # Before there were dma-buf heaps, frames came by way of the capture driver.
+        driver_calls = (
+            "vb2_dc_alloc",
+            "__vb2_queue_alloc",
+            "vb2_core_reqbufs",
+            "v4l_reqbufs",
+            "video_ioctl2",
+        )
+        ask = ("dma_alloc_from_contiguous", *driver_calls, *syscall(machine, "ioctl"))
+
+    with machine.running(prober, "pin_user_pages_fast", "dev_ethtool", *syscall(machine, "ioctl")):
+        vma, slots = pages_in(machine, area, Mm(machine, prober), 300)
+        probe.pin_user_pages(vma.mapped(slot) for slot in slots[::150])
+    with machine.running(camera, *ask):
+        cma_alloc(machine, area, area.count)
+    machine.clock.advance(7.0)
+    with machine.running(
+        database, "bio_iov_iter_get_pages", "__blkdev_direct_IO", *syscall(machine, "pwritev")
+    ):
+        vma, slots = pages_in(machine, area, Mm(machine, database), 600)
+        driver.pin_user_pages(vma.mapped(slot) for slot in slots[::50])
+    machine.clock.advance(7.0)
+    with machine.running(archiver, "iov_iter_get_pages2", "vmsplice_to_pipe", *syscall(machine, "vmsplice")):
+        vma, slots = pages_in(machine, area, Mm(machine, archiver), 600)
+        for slot in slots[::150]:
+            pipe.vmsplice(vma, slot)
+    machine.clock.advance(2.0)
+    with machine.running(camera, *ask):
+        # A place is tried at each multiple of 2 MiB (with pages of 4 KiB).
+        cma_alloc(machine, area, area.count * 3 // 4, align=9)
+    machine.clock.advance(0.5)
+    with machine.running(prober, "dev_ethtool", *syscall(machine, "ioctl")):
+        probe.release()

@@ -1,0 +1,379 @@
+"""The state of a modelled machine, in the terms of the writer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmdump_snapshots.model.pages import ExtFlag, PageFlag, PageType
+from mmdump_snapshots.model.zone import Migratetype
+from mmdump_snapshots.writer.gfp import translated
+from mmdump_snapshots.writer.state import (
+    LRU_LISTS,
+    MIGRATETYPES,
+    CmaState,
+    DepotState,
+    Folios,
+    NodeState,
+    OwnerColumns,
+    PageColumns,
+    PageExtState,
+    Record,
+    ReportingState,
+    State,
+    TaskState,
+    ZoneState,
+)
+
+if TYPE_CHECKING:
+    from mmdump_snapshots.kernels import Profile
+    from mmdump_snapshots.model.machine import Machine
+    from mmdump_snapshots.model.zone import Node, Zone
+    from mmdump_snapshots.writer.addresses import AddressSpace
+
+__all__ = ["ModelState"]
+
+#: What prep_compound_tail() puts into a tail's ``mapping``: POISON_POINTER_DELTA plus 0x400.
+_TAIL_MAPPING = 0xDEAD000000000400
+
+#: Members of ``struct page_owner`` that are columns of the model's, by the model's names.
+_OWNER_MEMBERS = {
+    "order": "order",
+    "handle": "handle",
+    "free_handle": "free_handle",
+    "ts_nsec": "ts",
+    "free_ts_nsec": "free_ts",
+    "pid": "pid",
+    "tgid": "tgid",
+    "free_pid": "free_pid",
+    "free_tgid": "free_tgid",
+}
+
+
+class ModelState(State):
+    """What a :class:`~mmdump_snapshots.model.Machine` knows, as the writer asks for it.
+
+    :param resolve: The run-time address of a frame of a stack, such as ``alloc_pages+0x1f0``.
+    """
+
+    page_flags = tuple(str(flag.name).lower() for flag in PageFlag)
+    page_types = tuple(kind.name.lower() for kind in PageType)
+    ext_flags = tuple(str(flag.name) for flag in ExtFlag)
+
+    def __init__(
+        self, machine: Machine, profile: Profile, addresses: AddressSpace, resolve: Callable[[str], int]
+    ) -> None:
+        self._machine = machine
+        self._profile = profile
+        self._addresses = addresses
+        self._resolve = resolve
+        self.page_shift = machine.era.page_shift
+        self.ram = tuple(machine.ram)
+        self.reserved = (machine.reserved,)
+        self.cpus = machine.cpus
+        self.zone_names = tuple(dict.fromkeys(zone.name for zone in machine.zones))
+        self.nodes = [self._node(node) for node in machine.nodes]
+        self.tasks = [TaskState(task.comm, task.pid, task.tgid) for task in machine.tasks]
+        boot = machine.boot
+        self.switches = frozenset(
+            name
+            for name, on in {
+                "page_owner_inited": machine.page_owner is not None and boot.page_owner,
+                "page_pinner_inited": machine.page_pinner is not None and boot.page_pinner,
+                "_debug_pagealloc_enabled": boot.debug_pagealloc,
+                "_debug_guardpage_enabled": boot.debug_pagealloc and boot.guard_order > 0,
+            }.items()
+            if on
+        )
+
+    # Pages
+
+    def pages(self, start: int, stop: int) -> PageColumns:
+        """The model's columns, with the order of free blocks in ``private`` and poison in tails."""
+        pages = self._machine.pages
+        rows = slice(start, min(stop, pages.count))
+        missing = stop - start - (rows.stop - rows.start)
+
+        def column(values: NDArray[Any], dtype: Any) -> NDArray[Any]:
+            part = values[rows].astype(dtype)
+            return part if not missing else np.concatenate([part, np.zeros(missing, dtype)])
+
+        outside = self._outside(start, stop)
+        kind = column(pages.type, np.uint8)
+        order = column(pages.order, np.uint64)
+        tail = column(pages.tail, np.uint32)
+        mapping = column(pages.mapping, np.uint64)
+        tagged = mapping != 0
+        base = np.uint64(self._addresses.direct(0))
+        mapping[tagged] += base
+        private = column(pages.private, np.uint64)
+        free = (kind == PageType.BUDDY) | (kind == PageType.GUARD)
+        private[free] = order[free]
+        head_order = np.zeros(stop - start, np.uint8)
+        is_tail = np.flatnonzero(tail)
+        if len(is_tail):
+            mapping[is_tail] = _TAIL_MAPPING
+            head_order[is_tail] = pages.order[start + is_tail - tail[is_tail].astype(np.int64)]
+        flags = column(pages.flags, np.uint64)
+        flags[outside] = PageFlag.RESERVED
+        refcount = column(pages.refcount, np.int32)
+        refcount[outside] = 1
+        zone, node = self._zone_column(start, stop)
+        return PageColumns(
+            start=start,
+            flags=flags,
+            zone=zone,
+            node=node,
+            type=kind,
+            refcount=refcount,
+            mapcount=column(pages.mapcount, np.int32),
+            tail=tail,
+            head_order=head_order,
+            mapping=mapping,
+            index=self._index(start, stop, column(pages.index, np.uint64)),
+            private=private,
+        )
+
+    def _outside(self, start: int, stop: int) -> NDArray[np.bool_]:
+        """Pages that are not memory but have a struct page: reserved, ``init_unavailable_range()``."""
+        outside = np.ones(stop - start, np.bool_)
+        for low, high in self.ram:
+            outside[max(low - start, 0) : max(high - start, 0)] = False
+        return outside
+
+    def _zone_column(self, start: int, stop: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Zone and node of every page; holes belong to the zone around them."""
+        zone = np.zeros(stop - start, np.uint8)
+        node = np.zeros(stop - start, np.uint8)
+        for number, each in enumerate(self.nodes):
+            for part in each.zones:
+                low = max(part.start_pfn, start)
+                high = min(part.start_pfn + part.spanned, stop)
+                if low < high:
+                    zone[low - start : high - start] = self.zone_names.index(part.name)
+                    node[low - start : high - start] = number
+        return zone, node
+
+    def _index(self, start: int, stop: int, index: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """``index``; pages on a per-CPU list have the list's migratetype there (up to 6.9)."""
+        if self._profile.version < (6, 10):
+            pfns, types = self._pcp_types
+            low, high = np.searchsorted(pfns, (start, stop))
+            index[pfns[low:high] - start] = types[low:high]
+        return index
+
+    @cached_property
+    def _pcp_types(self) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+        pfns: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
+        types: list[NDArray[np.uint64]] = [np.empty(0, np.uint64)]
+        for node in self.nodes:
+            for zone in node.zones:
+                for lists in zone.pcp:
+                    for index, each in enumerate(lists):
+                        pfns.append(each)
+                        types.append(np.full(len(each), index % 3, np.uint64))
+        joined = np.concatenate(pfns)
+        order = np.argsort(joined)
+        return joined[order], np.concatenate(types)[order]
+
+    def folios(self, start: int, stop: int) -> Folios:
+        """The model's folios with their counts."""
+        pages = self._machine.pages
+        head = np.uint32(PageFlag.HEAD)
+        stop = min(stop, pages.count)
+        heads = start + np.flatnonzero(pages.flags[start:stop] & head)
+        known = self._machine.rmap.folios
+        found = [known.get(int(pfn)) for pfn in heads]
+        fields: dict[str, NDArray[np.int64]] = {}
+        for name, values in _folio_columns(found).items():
+            fields[name] = np.array(values, np.int64)
+        flags = {
+            name: np.array([folio is not None and getattr(folio, name) for folio in found], np.bool_)
+            for name in ("double_map", "partially_mapped")
+        }
+        order = pages.order[heads].astype(np.uint8)
+        hugetlb = pages.type[heads] == PageType.HUGETLB
+        kernel = np.isin(pages.type[heads], [PageType.SLAB, PageType.TABLE])
+        user = (pages.mapping[heads] != 0) | ((pages.flags[heads] & np.uint32(PageFlag.LRU)) != 0)
+        return Folios(
+            heads, order, {"hugetlb": hugetlb, "large_rmappable": user & ~hugetlb & ~kernel, **flags}, fields
+        )
+
+    # Beside the pages
+
+    def pageblocks(self, start: int, stop: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """The model numbers migratetypes as the writer does, by name."""
+        machine = self._machine
+        order = machine.era.pageblock_order
+        count = (stop - start) >> order
+        rows = slice(start >> order, (start >> order) + count)
+        types = np.zeros(count, np.uint8)
+        isolated = np.zeros(count, np.bool_)
+        part = self._migratetype[machine.migratetype[rows]]
+        types[: len(part)] = part
+        isolated[: len(part)] = machine.isolated[rows]
+        return types, isolated
+
+    @cached_property
+    def _migratetype(self) -> NDArray[np.uint8]:
+        """The model's numbers of migratetypes -> :data:`MIGRATETYPES`."""
+        table = np.zeros(max(Migratetype) + 1, np.uint8)
+        for each in Migratetype:
+            table[each] = MIGRATETYPES.index(each.name)
+        return table
+
+    @property
+    def batches(self) -> Mapping[str, Sequence[Sequence[int]]]:  # type: ignore[override]
+        """Folios that wait in per-CPU batches."""
+        model = self._machine.batches
+        # mlock_lru(), mlock_new(): what is known of a folio is in the low bits of its pointer.
+        return {
+            "lru_add": [[pfn << 2 for pfn in cpu] for cpu in model.lru_add],
+            "mlock": [[pfn << 2 | (1 if lru else 2) for pfn, lru in cpu] for cpu in model.mlock],
+        }
+
+    def _node(self, node: Node) -> NodeState:
+        zones = [self._zone(zone) for zone in node.zones]
+        start = min(zone.start_pfn for zone in zones)
+        end = max(zone.start_pfn + zone.spanned for zone in zones)
+        lru = {name: node.lru[name.lower()].array() for name in LRU_LISTS}
+        return NodeState(node.number, start, end - start, sum(zone.present for zone in zones), zones, lru)
+
+    def _zone(self, zone: Zone) -> ZoneState:
+        return ZoneState(
+            name=zone.name,
+            start_pfn=zone.start_pfn,
+            spanned=zone.spanned,
+            present=zone.present,
+            managed=zone.managed,
+            watermarks=zone.watermark,
+            free=[
+                {kind.name: area.free_list[kind].array() for kind in Migratetype if len(area.free_list[kind])}
+                for area in zone.free_area
+            ],
+            pcp=[[_pfns(pfns) for pfns in cpu.lists] for cpu in zone.pcp],
+        )
+
+    @cached_property
+    def page_ext(self) -> PageExtState | None:  # type: ignore[override]
+        """None where no client needs page_ext: there is no memory for it then."""
+        ext = self._machine.page_ext
+        if not ext.tables:
+            return None
+        sizes = {client.name: client.size for client in ext.clients}
+        return PageExtState(
+            ext.stride,
+            ext.has_flags,
+            {name: (offset, sizes[name]) for name, offset in ext.offsets.items()},
+            {number: self._addresses.direct(phys) for number, phys in ext.tables.items()},
+        )
+
+    def owners(self, start: int, stop: int) -> OwnerColumns:
+        """Flags and page_owner records."""
+        machine = self._machine
+        count = machine.pages.count
+        rows = slice(min(start, count), min(stop, count))
+        missing = stop - start - (rows.stop - rows.start)
+
+        def column(values: NDArray[Any]) -> NDArray[Any]:
+            part = values[rows]
+            return part if not missing else np.concatenate([part, np.zeros(missing, values.dtype)])
+
+        flags = column(machine.page_ext.flags).astype(np.uint64)
+        if machine.page_owner is None:
+            return OwnerColumns(flags, {})
+        owners = machine.page_owner.owners
+        members = {name: column(getattr(owners, theirs)) for name, theirs in _OWNER_MEMBERS.items()}
+        # Memory that was never written is zero, also where -1 means never.
+        written = members["handle"] != 0
+        members["last_migrate_reason"] = column(owners.migrate_reason).astype(np.int16) - written
+        members["comm"] = self._comms[column(owners.comm)]
+        members["gfp_mask"] = translated(self._profile, column(owners.gfp))
+        return OwnerColumns(flags, members)
+
+    @property
+    def _comms(self) -> NDArray[np.bytes_]:
+        return np.array([comm.encode()[:15] for comm in self._machine.comms] or [b""], "S16")
+
+    @cached_property
+    def depot(self) -> DepotState | None:  # type: ignore[override]
+        """Pools and records at their places."""
+        depot = self._machine.stack_depot
+        shift = self.page_shift
+        pools = [self._addresses.direct(pfn << shift) for pfn in depot.pools]
+        addresses: dict[str, int] = {}
+        records = []
+        for record in depot.records:
+            frames = []
+            for frame in record.frames:
+                at = addresses.get(frame)
+                if at is None:
+                    at = addresses[frame] = self._resolve(frame)
+                frames.append(at)
+            records.append(
+                Record(record.handle, record.hash, tuple(frames), record.pool, record.offset, record.count)
+            )
+        owner = self._machine.page_owner
+        special: Mapping[str, int] = {}
+        listed: list[tuple[int, int]] = []
+        if owner is not None:
+            special = {
+                name: getattr(owner, name) for name in ("dummy_handle", "failure_handle", "early_handle")
+            }
+            listed = [
+                (entry.handle, self._addresses.direct(entry.address) if entry.address else 0)
+                for entry in owner.stack_list
+            ]
+        return DepotState(
+            pools, records, max(depot.pool_index, 0), depot.pool_offset, depot.hash_mask, special, listed
+        )
+
+    @cached_property
+    def cma(self) -> list[CmaState]:  # type: ignore[override]
+        """Areas with their bitmaps."""
+        return [
+            CmaState(
+                area.name,
+                [(area.base_pfn, area.count)],
+                area.order_per_bit,
+                [np.asarray(area.bitmap, np.bool_)],
+            )
+            for area in self._machine.cma
+        ]
+
+    @property
+    def reporting(self) -> ReportingState:  # type: ignore[override]
+        """The device that is registered."""
+        model = self._machine.page_reporting
+        device = model.pr_dev_info
+        if device is None:
+            return ReportingState(None, model.enabled, model.order)
+        return ReportingState(
+            int(device.state), model.enabled, model.order, device.order or 0, device.capacity
+        )
+
+
+def _pfns(pfns: Any) -> NDArray[np.int64]:
+    return np.fromiter(pfns, np.int64, len(pfns))
+
+
+def _folio_columns(found: list[Any]) -> dict[str, list[int]]:
+    """A folio's counters, each as a column; 0 where a compound page is no folio of the model's."""
+    columns: dict[str, list[int]] = {}
+    for name in ("entire_mapcount", "nr_pages_mapped", "large_mapcount", "pincount"):
+        columns[name] = [0 if folio is None else getattr(folio, name) for folio in found]
+    for slot in (0, 1):
+        columns[f"mm_id_{slot}"] = [0 if folio is None else folio.mm_id[slot] for folio in found]
+        columns[f"mm_id_mapcount_{slot}"] = [
+            0 if folio is None else folio.mm_id_mapcount[slot] for folio in found
+        ]
+    # FOLIO_MM_IDS_SHARED_BITNUM: the top bit of both ids together.
+    columns["mm_id_1"] = [
+        word | 1 << 31 if folio is not None and folio.maybe_mapped_shared else word
+        for word, folio in zip(columns["mm_id_1"], found, strict=True)
+    ]
+    return columns
