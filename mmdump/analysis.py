@@ -103,6 +103,10 @@ class Analysis:
     #: Whether ``mmdump report`` has a section for it.
     in_report: ClassVar[bool] = True
 
+    def wants_pages(self, kernel: Kernel) -> bool:  # noqa: ARG002
+        """Whether it reads the page array of this kernel: :attr:`scans`, unless an option decides."""
+        return self.scans
+
     def start(self, kernel: Kernel) -> Any:  # noqa: ARG002
         """Read once what the scan needs (areas, lists, layouts). What it returns must pickle."""
         return None

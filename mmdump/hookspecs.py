@@ -23,9 +23,16 @@ if TYPE_CHECKING:
     from mmdump.analysis import Analysis
     from mmdump.kernel.page_ext import PageExtClient
     from mmdump.kernelfile import KernelFile
+    from mmdump.render import FormatSpec
     from mmdump_snapshots.scenario import Scenario
 
-__all__ = ["mmdump_analyses", "mmdump_kernel_files", "mmdump_page_ext_clients", "mmdump_scenarios"]
+__all__ = [
+    "mmdump_analyses",
+    "mmdump_kernel_files",
+    "mmdump_page_ext_clients",
+    "mmdump_renderers",
+    "mmdump_scenarios",
+]
 
 hookspec = pluggy.HookspecMarker("mmdump")
 
@@ -43,6 +50,11 @@ def mmdump_page_ext_clients() -> list[PageExtClient]:  # type: ignore[empty-body
 @hookspec
 def mmdump_kernel_files() -> list[KernelFile]:  # type: ignore[empty-body]
     """Files of the kernel that ``mmdump cat`` can print, by the plugin that owns their structures."""
+
+
+@hookspec
+def mmdump_renderers() -> list[FormatSpec]:  # type: ignore[empty-body]
+    """Formats that ``--format`` takes, beside mmdump's own, which none can replace."""
 
 
 @hookspec

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mmdump.analysis import Analysis
     from mmdump.kernel.page_ext import PageExtClient
     from mmdump.kernelfile import KernelFile
+    from mmdump.render import FormatSpec
     from mmdump_snapshots.scenario import Scenario
 
 __all__ = ["DISABLE_VARIABLE", "GROUP", "LoadedPlugin", "Plugins", "load_plugins", "plugin_table"]
@@ -182,6 +183,21 @@ class Plugins:
             files.setdefault(file.path, file)
         return [files[path] for path in sorted(files)]
 
+    def formats(self) -> dict[str, FormatSpec]:
+        """All formats of output by name: mmdump's own, then those of plugins.
+
+        A plugin whose format has a name that is taken is reported, and its format left out.
+        """
+        from mmdump.render import FORMATS, FormatSpec
+
+        formats = dict(FORMATS)
+        for plugin, spec in self._call("mmdump_renderers", lambda each: isinstance(each, FormatSpec)):
+            if spec.name in formats:
+                self._fail(plugin, UsageError(f"there is another format named {spec.name}"))
+            else:
+                formats[spec.name] = spec
+        return formats
+
     def scenarios(self) -> dict[str, Scenario]:
         """All scenarios by name, in order of name; of two with one name, the first plugin's."""
         from mmdump_snapshots.scenario import Scenario
@@ -256,6 +272,7 @@ def plugin_table(plugins: Plugins) -> Result:
         plugins.analyses()
     plugins.page_ext_clients()
     plugins.kernel_files()
+    plugins.formats()
     plugins.scenarios()
     found = plugins.found
     frame = pl.DataFrame(

@@ -57,7 +57,7 @@ class Collect:
         return Table(self._schema, pl.concat(self._frames))
 
 
-@dataclass
+@dataclass(eq=False)
 class _Run:
     """One analysis under way: rows wait until they make a batch, and what batches keep is folded."""
 
@@ -140,7 +140,7 @@ def run(
     for index, analysis in enumerate(analyses):
         sink = sinks[index] if index < len(sinks) else None
         runs.append(_Run(analysis, analysis.start(kernel), sink or Collect()))
-    scanning = [one for one in runs if one.analysis.scans]
+    scanning = [one for one in runs if one.analysis.wants_pages(kernel)]
     # A kernel whose page_ext mmdump does not know may still do for analyses that need none.
     ext = any(kernel.page_ext.enabled(name) for one in scanning for name in one.analysis.page_ext)
     ranges = Ranges(kernel, ext=ext, progress=progress)
@@ -164,7 +164,7 @@ def run(
         result = one.analysis.finish(kernel, one.state, one.parts())
         if isinstance(one.sink, Collect) and one.analysis.stream is not None:
             result = result.with_table(one.sink.finish())
-        if one.analysis.scans:
+        if one in scanning:
             coverage = ranges.coverage
             result = replace(
                 result,

@@ -17,6 +17,8 @@ from mmdump.analysis import Analysis
 from mmdump.errors import UsageError
 from mmdump.kernel.page_ext import PageExtClient
 from mmdump.plugins import DISABLE_VARIABLE, LoadedPlugin, Plugins, load_plugins, plugin_table
+from mmdump.render import FORMATS, FormatSpec
+from mmdump.render.jsonl import JsonlRenderer
 
 GOOD = """
 from mmdump import hookimpl
@@ -237,7 +239,9 @@ class Nameless(Analysis):
     """An analysis whose author forgot its name."""
 
 
-@pytest.mark.parametrize("hook", ["mmdump_analyses", "mmdump_page_ext_clients", "mmdump_kernel_files"])
+@pytest.mark.parametrize(
+    "hook", ["mmdump_analyses", "mmdump_page_ext_clients", "mmdump_kernel_files", "mmdump_renderers"]
+)
 @pytest.mark.parametrize(
     "function",
     [
@@ -263,8 +267,24 @@ def test_a_hook_that_gives_no_good_is_left_out_and_the_others_go_on(
     assert list(plugins.analyses()) == ["fine"]
     assert plugins.page_ext_clients() == [client]
     assert plugins.kernel_files() == []
+    assert plugins.formats() == FORMATS
     assert [each.name for each in plugins.failed] == ["bad"]
     assert states(plugins) == {"bad": "failed", "fine": "on"}
+
+
+def test_a_plugin_adds_a_format_beside_those_there_are() -> None:
+    mine = FormatSpec("mine", JsonlRenderer, one_table=True, suffixes=(".mine",))
+    plugins = load_plugins(points=[Point("more", plugin(mmdump_renderers=lambda: [mine]))])
+    assert plugins.formats() == {**FORMATS, "mine": mine}
+    assert "mine" not in FORMATS
+    assert states(plugins) == {"more": "on"}
+
+
+def test_a_format_that_has_the_name_of_another_is_left_out() -> None:
+    csv = FormatSpec("csv", JsonlRenderer, one_table=True)
+    plugins = load_plugins(points=[Point("greedy", plugin(mmdump_renderers=lambda: [csv]))])
+    assert plugins.formats() == FORMATS
+    assert [each.error for each in plugins.failed] == ["UsageError: there is another format named csv"]
 
 
 def test_a_failure_is_remembered_once_however_often_a_hook_is_called() -> None:

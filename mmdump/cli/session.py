@@ -106,9 +106,20 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help='Only rows for which this SQL condition holds, such as "order >= 9 AND pfn < 0x1be00".',
         ),
         click.option("--table", metavar="NAME", help="Only this table."),
+        click.option(
+            "--weight",
+            metavar="NAME",
+            help="Count call chains by this column (folded, speedscope, pprof): bytes, pages and the like.",
+        ),
         click.option("--force", is_flag=True, help="Replace the output file if it exists."),
         click.option("-o", "--output", metavar="FILE", help="Write to FILE; its suffix chooses the format."),
-        click.option("-f", "--format", "format_", metavar="FORMAT", help="text, json, jsonl or csv."),
+        click.option(
+            "-f",
+            "--format",
+            "format_",
+            metavar="FORMAT",
+            help="text, json, jsonl or csv; of call chains also folded, speedscope or pprof.",
+        ),
     ):
         command = decorate(command)
     return command
@@ -132,7 +143,7 @@ def run(
     """
     shared = shared_of(ctx)
     with (
-        rendering(**output) as renderer,  # first: it refuses bad options before anything is read
+        rendering(shared, **output) as renderer,  # first: it refuses bad options before anything is read
         opened(shared, vmcore, symbols=symbols, live=live, force_symbols=force_symbols, bare=bare) as kernel,
     ):
         # The bar is gone before the answer is written, and never between rows on their way to a terminal.
@@ -189,6 +200,7 @@ def _text_renderer() -> type[Renderer]:
 
 @contextlib.contextmanager
 def rendering(
+    shared: Shared,
     *,
     format_: str | None,
     output: str | None,
@@ -198,14 +210,18 @@ def rendering(
     sort: str | None,
     columns: str | None,
     limit: int | None,
+    weight: str | None,
 ) -> Iterator[Renderer]:
     """The renderer that the output options ask for, writing where they say."""
-    from mmdump.render import FORMATS, Query, RenderOptions, format_of, open_output, open_renderer
+    from mmdump.render import Query, RenderOptions, format_of, open_output, open_renderer
 
-    chosen = format_ or (format_of(output) if output else None) or "text"
-    if chosen not in FORMATS:
-        raise UsageError(f"there is no format {chosen}", f"Formats: {', '.join(FORMATS)}.")
+    formats = shared.plugins.formats()
+    chosen = format_ or (format_of(output, formats) if output else None) or "text"
+    if chosen not in formats:
+        raise UsageError(f"there is no format {chosen}", f"Formats: {', '.join(formats)}.")
     terminal = output is None and sys.stdout.isatty()
+    if terminal and formats[chosen].binary:
+        raise UsageError(f"format {chosen} is nothing for a terminal", "Name a file with -o, or use a pipe.")
     width = None
     if terminal:
         import shutil
@@ -216,9 +232,10 @@ def rendering(
         table=table,
         width=width,
         color=terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb",
+        weight=weight,
     )
     with open_output(output, force) as out:
-        yield open_renderer(chosen, out, options)
+        yield open_renderer(chosen, out, options, formats)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,8 @@ from drgn import BadDataError, FaultError
 
 from mmdump.errors import IncompleteError, UnsupportedError
 from mmdump.kernel.cma import CmaArea, read_cma_areas
+from mmdump.kernel.depot_records import DepotRecords, read_records
+from mmdump.kernel.depot_state import DepotState, read_depot_state
 from mmdump.kernel.memmap import MemMap, read_memmap
 from mmdump.kernel.names import FlagNames, PageFlagText, read_flag_fields, read_flag_names
 from mmdump.kernel.page import PageRange
@@ -142,6 +144,20 @@ class Kernel:
         """Stacks by handle; None where this kernel has no stack depot."""
         layout = read_stack_depot_layout(self.target.prog, self.target.reader)
         return None if layout is None else StackDepot(self.target.reader, layout)
+
+    @_kernel_fact("the stack depot")
+    def depot_state(self) -> DepotState | None:
+        """How full the stack depot is, and what it counts; None where this kernel has none."""
+        depot = self.stack_depot
+        return None if depot is None else read_depot_state(self.target.prog, depot.layout)
+
+    @_kernel_fact("the stack depot")
+    def depot_records(self) -> DepotRecords | None:
+        """Every stack in the depot; None where this kernel has none."""
+        depot, state = self.stack_depot, self.depot_state
+        if depot is None or state is None:
+            return None
+        return read_records(self.target.reader, depot.layout, state)
 
     @_kernel_fact("the symbol table")
     def symbols(self) -> Symbols:
