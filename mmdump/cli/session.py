@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -185,7 +186,10 @@ def opened(
     with open_target(vmcore, symbols=symbols, force=force_symbols, live=live, bare=bare) as target:
         try:
             yield Kernel(target, shared.plugins.page_ext_clients())
-        except (FaultError, BadDataError) as error:
+        except (FaultError, BadDataError, OSError) as error:
+            # A segment at a negative offset of the file is an invalid argument to drgn's pread().
+            if isinstance(error, OSError) and (error.errno != errno.EINVAL or error.filename is not None):
+                raise
             raise IncompleteError(
                 f"what had to be read is not in the dump, or is broken: {error}",
                 "The dump may be truncated, filtered or damaged.",

@@ -81,6 +81,20 @@ def test_a_kernel_that_knows_no_page_is_no_success_and_leaves_no_half_answer(mmd
     assert "no page of this kernel's memory is known" in run.err
 
 
+def test_a_segment_at_an_offset_that_no_file_has_is_data_that_is_missing(mmdump, image, tmp_path):
+    dump = image.write(tmp_path / "dump")
+    with dump.open("r+b") as file:
+        headers = bytearray(file.read(4096))
+        for number in range(1, int.from_bytes(headers[56:58], "little")):
+            headers[64 + 56 * number + 15] = 0xFF
+        file.seek(0)
+        file.write(headers)
+    for command in (["info", dump], ["pinned", dump], ["cat", dump, "kpageflags"]):
+        run = mmdump(*command)
+        assert run.status in (3, 5), run
+        assert "dump" in run.err or "could not" in run.out + run.err, run
+
+
 def test_to_be_terminated_leaves_no_half_written_file(image, tmp_path):
     dump = image.write(tmp_path / "dump")
     plugin = tmp_path / "sleeper.py"
