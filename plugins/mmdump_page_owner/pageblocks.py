@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from mmdump.analysis import Analysis, Columns, Need, Parts, option
-from mmdump.errors import IncompleteError, UsageError
+from mmdump.errors import UsageError
 from mmdump.kernel.arrays import Bools, Struct
 from mmdump.kernel.pageblock import UNKNOWN
 from mmdump.result import Result
@@ -22,25 +22,13 @@ from mmdump_page_owner.pollution import (
     fold_polluters,
     pageblocks_result,
 )
-from mmdump_page_owner.record import PAGE_OWNER, why_no_owner
+from mmdump_page_owner.state import why_missing
 
 if TYPE_CHECKING:
     from mmdump.kernel import Kernel
     from mmdump.kernel.page import PageRange
 
 __all__ = ["Pageblocks"]
-
-
-def _missing(kernel: Kernel) -> str | None:
-    """Why nobody knows what the pages in a block are.
-
-    :raises IncompleteError: The kernel has it, and the dump has not.
-    """
-    reason = why_no_owner(kernel)
-    state = kernel.page_ext.client(PAGE_OWNER.name)
-    if reason is not None and (kernel.page_ext.garbage or (state is not None and state.unreadable)):
-        raise IncompleteError(reason, "The dump may be truncated, filtered or damaged.")
-    return reason
 
 
 @dataclass(frozen=True)
@@ -84,7 +72,7 @@ class Pageblocks(Analysis):
 
     name = "pageblocks"
     summary = "blocks of one migratetype polluted by another, and by whom"
-    needs = (Need(_missing),)
+    needs = (Need(why_missing),)
     page_ext = ("page_owner",)
     stream = BLOCKS
 
