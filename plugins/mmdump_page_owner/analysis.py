@@ -30,6 +30,7 @@ from mmdump_page_owner.leaks import (
     free_rows,
     leak_finding,
     suspect_table,
+    why_no_leaks,
 )
 from mmdump_page_owner.memcg import charged_to
 from mmdump_page_owner.ranges import words
@@ -132,6 +133,14 @@ class PageOwner(Analysis):
         """
         return parse_keys(self.cull, self.by)
 
+    @property
+    def of_all_pages(self) -> bool:
+        """Whether all allocated pages are asked about, so that leaks are looked for."""
+        filters = (self.pid, self.tgid, self.comm, self.order, self.gfp, self.migratetype, self.kind)
+        places = (self.zone, self.node, self.cma is not None, self.pfn, self.memcg)
+        times = (self.age is not None, self.since is not None, self.until is not None)
+        return not any((self.free, self.stack, self.module, *filters, *places, *times))
+
     def start(self, kernel: Kernel) -> State:
         """Make codes and numbers of the options, and read what the records need.
 
@@ -164,8 +173,7 @@ class PageOwner(Analysis):
         codes = dict.fromkeys(code for key in keys for code in KEYS[key].codes)
         if self.memcg:
             codes["memcg_data"] = None
-        chosen = tests or self.comm or self.stack or self.module or self.memcg or self.free
-        aged = not chosen and "ts_nsec" in members and on_every_page(members)
+        aged = self.of_all_pages and "ts_nsec" in members and on_every_page(members)
         types = kernel.pageblocks.names
         facts = Facts(
             self.free,
@@ -249,6 +257,8 @@ class PageOwner(Analysis):
             kernel, sums["stack_id"].drop_nulls(), frames, ChainTest.parse(self.stack, self.module)
         )
         notes = _notes(sums, chains, frames)
+        if self.of_all_pages and not state.leaks_until:
+            notes.append(why_no_leaks(has_ts="ts_nsec" in state.members))
         status = chains.of(sums["stack_id"], "status")
         broken = sums.filter(status.is_in(BROKEN))
         sums = sums.filter(~status.is_in(BROKEN) | status.is_null())

@@ -167,7 +167,12 @@ def read_chains(kernel: Kernel, handles: Iterable[int], frames: Frames, test: Ch
                 wanted,
             )
         )
-    return Chains(pl.DataFrame(rows, schema=_FIELDS, orient="row"), max(len(handles) - _MAX_CHAINS, 0))
+    # polars takes columns in a fraction of the time that it takes rows.
+    columns = zip(*rows, strict=True) if rows else ([] for _ in _FIELDS)
+    frame = pl.DataFrame(
+        [pl.Series(name, list(each), _FIELDS[name]) for name, each in zip(_FIELDS, columns, strict=True)]
+    )
+    return Chains(frame, max(len(handles) - _MAX_CHAINS, 0))
 
 
 def _is_vmalloc(frames: Sequence[str]) -> bool:

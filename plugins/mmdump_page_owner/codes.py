@@ -63,13 +63,21 @@ class Rows:
         assert self.pages.ext is not None
         return self.pages.ext["page_owner"]
 
+    @cached_property
+    def at(self) -> slice | I64:
+        """What selects the rows of a column; a slice, which copies nothing, where they are neighbours."""
+        rows = self.rows
+        if len(rows) and int(rows[-1] - rows[0]) == len(rows) - 1:
+            return slice(int(rows[0]), int(rows[-1]) + 1)
+        return rows
+
     def code(self, name: str) -> Struct:
         """A column of :data:`CODES`, one value for each row."""
         return CODES[name](self)
 
     def member(self, name: str) -> Struct:
         """The member of the record that the code of this name is."""
-        return self.record[MEMBERS[name][self.facts.free]][self.rows]
+        return self.record[MEMBERS[name][self.facts.free]][self.at]
 
     def only(self, keep: Bools) -> Rows:
         """Those rows for which ``keep`` is true."""
@@ -80,13 +88,13 @@ class Rows:
         if "comm" not in self.record.names:
             return np.zeros(len(self.rows), np.uint64), np.zeros(len(self.rows), np.uint64)
         words = np.ascontiguousarray(self.record["comm"]).view("<u8").reshape(-1, 2)
-        return words[self.rows, 0], words[self.rows, 1]
+        return words[self.at, 0], words[self.at, 1]
 
 
 def _migratetype(rows: Rows) -> Struct:
     if not rows.facts.group_by_mobility:
         return np.zeros(len(rows.rows), np.uint8)
-    return gfp_migratetype(rows.record["gfp_mask"][rows.rows]).astype(np.uint8)
+    return gfp_migratetype(rows.record["gfp_mask"][rows.at]).astype(np.uint8)
 
 
 def _area(rows: Rows) -> Struct:
@@ -108,8 +116,8 @@ CODES: Mapping[str, Callable[[Rows], Struct]] = {
     "ts": lambda rows: rows.member("ts").astype(np.uint64),
     "pid": lambda rows: rows.member("pid").astype(np.int64),
     "tgid": lambda rows: rows.member("tgid").astype(np.int64),
-    "order": lambda rows: rows.record["order"][rows.rows].astype(np.int64),
-    "gfp_mask": lambda rows: rows.record["gfp_mask"][rows.rows].astype(np.uint64),
+    "order": lambda rows: rows.record["order"][rows.at].astype(np.int64),
+    "gfp_mask": lambda rows: rows.record["gfp_mask"][rows.at].astype(np.uint64),
     "migratetype": _migratetype,
     "block": lambda rows: rows.pages.migratetype_of(rows.rows),
     "zone": lambda rows: rows.pages.zone_of(rows.rows),

@@ -61,8 +61,10 @@ def sum_rows(rows: Rows, codes: Sequence[str], pages: Struct, first: Struct, han
     if not len(ts):
         return keys | {"pages": pages, "allocations": np.zeros(0, np.int64), "oldest": ts, "newest": ts}
     # Neighbours often are one allocation, or were allocated one after the other.
-    begins = np.ones(len(ts), bool)
-    begins[1:] = np.logical_or.reduce([key[1:] != key[:-1] for key in keys.values()])
+    begins = np.zeros(len(ts), bool)
+    begins[0] = True
+    for key in keys.values():
+        begins[1:] |= key[1:] != key[:-1]
     starts = np.flatnonzero(begins)
     return {name: key[starts] for name, key in keys.items()} | {
         "pages": np.add.reduceat(pages, starts),

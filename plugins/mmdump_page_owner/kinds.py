@@ -41,7 +41,8 @@ def kind_codes(pages: PageRange, rows: I64, cma: int = -1) -> U8:
     :param cma: The number of MIGRATE_CMA, to tell ``cma`` from ``kernel``; -1 where there is none.
     :return: uint8, as many as rows.
     """
-    heads = pages.head_pfn[rows] - pages.start
+    # Whose head is where takes longer to tell than that there is none.
+    heads = pages.head_pfn[rows] - pages.start if pages.is_tail[rows].any() else rows
     # No range cuts a folio but gigantic hugetlb pages.
     outside = heads < 0
     heads = np.where(outside, rows, heads)

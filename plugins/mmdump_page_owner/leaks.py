@@ -31,7 +31,16 @@ if TYPE_CHECKING:
     from mmdump.analysis import Columns
     from mmdump_page_owner.codes import Rows
 
-__all__ = ["age_rows", "candidates", "fold_ages", "fold_frees", "free_rows", "leak_finding", "suspect_table"]
+__all__ = [
+    "age_rows",
+    "candidates",
+    "fold_ages",
+    "fold_frees",
+    "free_rows",
+    "leak_finding",
+    "suspect_table",
+    "why_no_leaks",
+]
 
 #: Parts that the machine's time is divided into.
 _PARTS = 16
@@ -57,6 +66,19 @@ SUSPECTS = Schema(
     ),
     "Suspected leaks",
 )
+
+
+def why_no_leaks(*, has_ts: bool) -> str:
+    """Why leaks could not be looked for, in one sentence.
+
+    :param has_ts: Whether the records say when a page was allocated (5.11).
+    """
+    if not has_ts:
+        return (
+            "This kernel does not record when pages were allocated (Linux 5.11 and newer do): "
+            "leaks were not looked for."
+        )
+    return "When the dump was taken is not in it: leaks were not looked for."
 
 
 def age_rows(rows: Rows, handle_mask: int, now: int) -> Columns:

@@ -173,7 +173,8 @@ class Owners:
         record, flags = pages.ext["page_owner"], PAGE_OWNER.flags
         if not on_every_page(record.names):
             return np.zeros(len(pages), bool)
-        return pages.ext.has_flag(flags[0]) & ~pages.ext.has_flag(*flags) & (record["free_handle"] != 0)
+        freed = pages.ext.has_flag(flags[0]) & ~pages.ext.has_flag(*flags)
+        return freed & (record["free_handle"] != 0) if freed.any() else freed
 
     def garbage(self, pages: PageRange, allocated: Bools) -> Bools:
         """Records that cannot be true: of an order that no allocation has."""

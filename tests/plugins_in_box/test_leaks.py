@@ -144,6 +144,9 @@ def test_without_the_time_of_the_dump_no_chain_is_suspected() -> None:
     ext, of = machine()
     result = analysed(PageOwner(), kernel({LEAK: ("leaky",)}), of.pages(ext.range()))
     assert keys(result) == []
+    assert result.notes == ["When the dump was taken is not in it: leaks were not looked for."]
+    # Nor are they where not all pages are asked about, and nobody expects it.
+    assert analysed(PageOwner(order=("0",)), kernel({}), of.pages(ext.range())).notes == []
 
 
 def test_more_chains_than_can_be_kept_suspect_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,6 +75,7 @@ class ModelState(State):
         self.ram = tuple(machine.ram)
         self.reserved = (machine.reserved,)
         self.cpus = machine.cpus
+        self.clock = machine.clock.now
         self.zone_names = tuple(dict.fromkeys(zone.name for zone in machine.zones))
         self.nodes = [self._node(node) for node in machine.nodes]
         self.tasks = [TaskState(task.comm, task.pid, task.tgid) for task in machine.tasks]

@@ -292,6 +292,7 @@ class State(ABC):
         4, with what mlock marks in the low bits of its pointers.
     :ivar reserved: PFN ranges that the writer may fill with what the kernel keeps itself in.
     :ivar switches: Boot-time switches that are on, by the name of their static key.
+    :ivar clock: ``local_clock()``, ns; 0 where the source does not know it.
     """
 
     release: str | None = None
@@ -311,6 +312,7 @@ class State(ABC):
     tasks: Sequence[TaskState]
     reporting: ReportingState
     switches: frozenset[str]
+    clock: int = 0
 
     @property
     def end_pfn(self) -> int:
