@@ -6,6 +6,7 @@
     python benchmarks/bench.py memory VMCORE [-s VMLINUX]   peak RssAnon: as it is, and every page pinned
 
 Every figure is a median over pairs of runs, one after the other, with the range it was found in.
+How all of it grows with the machine is measured by growth.py.
 """
 
 from __future__ import annotations
@@ -55,20 +56,28 @@ def opened(options: argparse.Namespace) -> tuple[Any, Any]:
     return Kernel(target, plugins.page_ext_clients()), plugins.analyses()
 
 
-def scan(options: argparse.Namespace) -> None:
-    """The scan against a plain read of the bytes it looks at."""
-    from mmdump.scan import _keep_freed_memory, run_one
-
-    kernel, analyses = opened(options)
-    analysis = analyses["pinned"]()
-    state = analysis.start(kernel)
-    memmap, ext, prog = kernel.memmap, kernel.page_ext, kernel.target.prog
+def metadata(kernel: Any) -> list[tuple[int, int]]:
+    """Where struct pages and page_ext entries are, range by range: (address, bytes)."""
+    memmap, ext = kernel.memmap, kernel.page_ext
     spans = []
     for start, end in memmap.chunks():
         spans.append((memmap.address(start), (end - start) * memmap.page_size))
         for row, low, high in memmap.sections.pieces(start, end):
             base = int(memmap.sections.page_ext[row])
             spans.append(((base + ext.stride * low) % (1 << 64), (high - low) * ext.stride))
+    return spans
+
+
+def scan(options: argparse.Namespace) -> None:
+    """The scan against a plain read of the bytes it looks at."""
+    from mmdump.malloc import keep_freed_memory
+    from mmdump.scan import run_one
+
+    kernel, analyses = opened(options)
+    analysis = analyses["pinned"]()
+    state = analysis.start(kernel)
+    memmap, prog = kernel.memmap, kernel.target.prog
+    spans = metadata(kernel)
 
     def reading() -> None:
         for address, size in spans:
@@ -81,7 +90,7 @@ def scan(options: argparse.Namespace) -> None:
     def whole() -> None:
         run_one(kernel, analysis)
 
-    _keep_freed_memory()  # for both
+    keep_freed_memory()  # for both
 
     ours, theirs, ratios = paired(lambda: timed(scanning), lambda: timed(reading), options.runs)
     total = sum(size for _, size in spans)
@@ -97,7 +106,8 @@ def page(options: argparse.Namespace) -> None:
     """A page through drgn's objects against a page of the scan; the rows must be the same."""
     from drgn_objects import Pinned as ByHand
 
-    from mmdump.scan import _keep_freed_memory, run_one
+    from mmdump.malloc import keep_freed_memory
+    from mmdump.scan import run_one
 
     kernel, analyses = opened(options)
     analysis = analyses["pinned"]()
@@ -117,7 +127,7 @@ def page(options: argparse.Namespace) -> None:
     def columns() -> float:
         return timed(lambda: analysis.scan(kernel.pages(start, end, ext=True), state)) / (end - start)
 
-    _keep_freed_memory()
+    keep_freed_memory()
     theirs, ours, ratios = paired(objects, columns, max(3, options.runs // 3))
     frame = run_one(kernel, analysis).tables["pages"].frame
     mine = {

@@ -1,4 +1,4 @@
-"""The question of ``mmdump pinned`` asked page by page through drgn's objects, as one writes it by hand.
+"""The questions of ``mmdump pinned`` and ``page-owner`` through drgn's objects, as one writes them by hand.
 
 This is the yardstick, not a straw man: helpers where drgn has them, stacks cached for each handle,
 page_owner's record read only for pages that have something to show. It knows Linux 6.12 alone.
@@ -104,3 +104,33 @@ class Pinned:
             trace = stack_depot_fetch(Object(self.prog, "depot_stack_handle_t", handle))
             self.stacks[handle] = [str(frame) for frame in trace]
         return self.stacks[handle]
+
+
+class Allocated:
+    """The question of ``mmdump page-owner``, record by record; goes on by orders as ``read_page_owner()``."""
+
+    def __init__(self, prog: Program) -> None:
+        self.prog = prog
+        self.stride = prog["page_ext_size"].value_()
+        self.allocated = 1 << prog.constant("PAGE_EXT_OWNER_ALLOCATED").value_()
+        self.offset = prog["page_owner_ops"].offset.value_()
+        self.type = prog.type("struct page_owner")
+
+    def by_stack(self, start: int, end: int) -> dict[int, list[Any]]:
+        """Stack handle -> pages, allocations, oldest, newest, names of tasks; of [start, end)."""
+        found: dict[int, list[Any]] = {}
+        pfn = start
+        while pfn < end:
+            entry = pfn_to_section(self.prog, pfn).page_ext.value_() + self.stride * pfn
+            if not self.prog.read_u64(entry) & self.allocated:
+                pfn += 1
+                continue
+            owner = Object(self.prog, self.type, address=entry + self.offset).read_()
+            pages, time = 1 << owner.order.value_(), owner.ts_nsec.value_()
+            sums = found.setdefault(owner.handle.value_(), [0, 0, time, time, set()])
+            sums[0] += pages
+            sums[1] += 1
+            sums[2], sums[3] = min(sums[2], time), max(sums[3], time)
+            sums[4].add(owner.comm.string_().decode(errors="replace"))
+            pfn += pages
+        return found

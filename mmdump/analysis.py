@@ -110,6 +110,10 @@ class Analysis:
         """
         return self
 
+    def wants_pages(self, kernel: Kernel) -> bool:  # noqa: ARG002
+        """Whether it reads the page array of this kernel: :attr:`scans`, unless an option decides."""
+        return self.scans
+
     def start(self, kernel: Kernel) -> Any:  # noqa: ARG002
         """Read once what the scan needs (areas, lists, layouts). What it returns must pickle."""
         return None

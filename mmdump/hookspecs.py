@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mmdump.kernel.page_ext import PageExtClient
     from mmdump.kernelfile import KernelFile
     from mmdump.pagenotes import PageNotes
+    from mmdump.render import FormatSpec
     from mmdump_snapshots.scenario import Scenario
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "mmdump_kernel_files",
     "mmdump_page_ext_clients",
     "mmdump_page_notes",
+    "mmdump_renderers",
     "mmdump_scenarios",
 ]
 
@@ -62,6 +64,11 @@ def mmdump_page_notes() -> list[PageNotes]:  # type: ignore[empty-body]
 @hookspec
 def mmdump_checks() -> list[type[Check]]:  # type: ignore[empty-body]
     """Invariants that ``mmdump check`` holds a dump against."""
+
+
+@hookspec
+def mmdump_renderers() -> list[FormatSpec]:  # type: ignore[empty-body]
+    """Formats that ``--format`` takes, beside mmdump's own, which none can replace."""
 
 
 @hookspec

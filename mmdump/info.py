@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -45,11 +45,19 @@ CLIENTS = Schema(
     "page_ext",
     (
         Column("client", Kind.TEXT, "a user of page_ext"),
-        Column("state", Kind.TEXT, "on, off, or not built in"),
+        Column("state", Kind.TEXT, "on, off, unknown, or not built in"),
         Column("per_page", Kind.BYTES, "its data for each page"),
         Column("cost", Kind.BYTES, "its data for all pages"),
     ),
     "page_ext",
+)
+VMCOREINFO = Schema(
+    "vmcoreinfo",
+    (
+        Column("key", Kind.TEXT, "an entry of VMCOREINFO"),
+        Column("value", Kind.TEXT, "what the kernel says of itself there"),
+    ),
+    "VMCOREINFO",
 )
 ANALYSES = Schema(
     "analyses",
@@ -69,6 +77,12 @@ _IN_DUMP = {
 }
 
 
+#: What a column of bytes holds.
+_MOST_BYTES = (1 << 63) - 1
+#: Of a client of page_ext; more is garbage.
+_MOST_PER_PAGE = 1 << 16
+
+
 def info(kernel: Kernel, plugins: Plugins) -> Result:
     """Describe a target. What cannot be found out is said, and does not keep the rest from being shown."""
     incomplete: list[str] = []
@@ -81,8 +95,16 @@ def info(kernel: Kernel, plugins: Plugins) -> Result:
             return default
 
     target = kernel.target
+    if target.no_debug_info is not None:
+        return _bare(kernel, plugins, target.no_debug_info)
     memmap = known("page array", lambda: kernel.memmap, None)
     pages = memmap.pages if memmap is not None else 0
+    if memmap is not None and not pages:
+        incomplete.append("page array: no page of this kernel's memory is known")
+    if memmap is not None and memmap.unreadable_sections:
+        incomplete.append(
+            f"page array: {memmap.unreadable_sections} parts of the memory section table could not be read"
+        )
     tables = [
         _table(FACTS, _facts(kernel, pages)),
         _table(COVERAGE, _coverage(kernel)),
@@ -96,6 +118,27 @@ def info(kernel: Kernel, plugins: Plugins) -> Result:
         _table(CLIENTS, known("page_ext", lambda: _clients(kernel, pages), [])),
         _table(ANALYSES, _analyses(kernel, plugins)),
     ]
+    lost = known("zones", lambda: kernel.zone_garbage, 0)
+    if lost:
+        incomplete.append(f"zones: {lost} nodes or zones are garbage, or could not be read")
+    if known("page_ext", lambda: kernel.page_ext.garbage, False):
+        incomplete.append("page_ext: its layout in this dump is garbage")
+    return _result(kernel, tables, list(dict.fromkeys(incomplete)))
+
+
+def _bare(kernel: Kernel, plugins: Plugins, reason: str) -> Result:
+    """What the dump says itself, without debug info."""
+    tables = [
+        _table(FACTS, _facts(kernel, 0)),
+        _table(COVERAGE, _coverage(kernel)),
+        _table(VMCOREINFO, sorted(kernel.target.vmcoreinfo.items())),
+        _table(ANALYSES, [(name, False, "there is no debug info") for name in plugins.analyses()]),
+    ]
+    return _result(kernel, tables, [reason])
+
+
+def _result(kernel: Kernel, tables: Sequence[Table], incomplete: Sequence[str]) -> Result:
+    target = kernel.target
     findings = []
     if target.dump is not None and target.dump.truncated:
         findings.append(Finding("truncated", Severity.WARNING, target.dump.truncated))
@@ -120,14 +163,12 @@ _TYPES = {
 }
 
 
-def _table(schema: Schema, rows: list[tuple[Any, ...]]) -> Table:
+def _table(schema: Schema, rows: Sequence[tuple[Any, ...]]) -> Table:
     types = {column.name: _TYPES.get(column.kind, pl.String) for column in schema.columns}
     return Table(schema, pl.DataFrame(rows, schema=types, orient="row"))
 
 
 def _facts(kernel: Kernel, pages: int) -> list[tuple[str, str]]:
-    from datetime import UTC, datetime
-
     target = kernel.target
     facts = [
         ("kernel", target.release),
@@ -140,13 +181,20 @@ def _facts(kernel: Kernel, pages: int) -> list[tuple[str, str]]:
         ("written by", target.dump and target.dump.writer),
         (
             "crash time",
-            None
-            if target.crash_time is None
-            else datetime.fromtimestamp(target.crash_time, UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
+            None if target.crash_time is None else _time(target.crash_time),
         ),
         ("debug info", target.debug_info and f"{target.debug_info.path} ({target.debug_info.source})"),
     ]
     return [(what, str(value)) for what, value in facts if value]
+
+
+def _time(seconds: int) -> str:
+    from datetime import UTC, datetime
+
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (ValueError, OverflowError, OSError):
+        return f"{seconds} seconds since the epoch"
 
 
 def _coverage(kernel: Kernel) -> list[tuple[str, int, int]]:
@@ -155,7 +203,8 @@ def _coverage(kernel: Kernel) -> list[tuple[str, int, int]]:
         return []
     counts = dump.coverage.counts()
     return [
-        (words, counts[status], counts[status] * dump.coverage.page_size)
+        # Segments of garbage may be as large as the address space.
+        (words, counts[status], min(counts[status] * dump.coverage.page_size, _MOST_BYTES))
         for status, words in _IN_DUMP.items()
         if counts.get(status) or status == PhysStatus.PRESENT
     ]
@@ -169,8 +218,11 @@ def _clients(kernel: Kernel, pages: int) -> list[tuple[str, str, int | None, int
     for name, state in sorted(layout.clients.items()):
         if not state.built:
             continue
-        words = "on" if state.enabled else "off"
-        rows.append((name, words, state.size, state.size * pages if state.enabled else 0))
+        words = "unknown" if state.unreadable else "on" if state.enabled else "off"
+        # The size may be garbage.
+        known = not state.unreadable and state.size <= _MOST_PER_PAGE
+        cost = state.size * pages if state.enabled else 0
+        rows.append((name, words, state.size if known else None, cost if known else None))
     rows.append(("all, with flags", "on" if layout.stride else "off", layout.stride, layout.stride * pages))
     return rows
 

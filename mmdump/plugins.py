@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import sys
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from mmdump.kernel.page_ext import PageExtClient
     from mmdump.kernelfile import KernelFile
     from mmdump.pagenotes import PageNotes
+    from mmdump.render import FormatSpec
     from mmdump_snapshots.scenario import Scenario
 
 __all__ = ["DISABLE_VARIABLE", "GROUP", "LoadedPlugin", "Plugins", "load_plugins", "plugin_table"]
@@ -160,6 +162,7 @@ class Plugins:
         for plugin, analysis in self._call("mmdump_analyses", good):
             if analysis.name in found:
                 other = found[analysis.name][0]
+                self._fail(plugin, ValueError(f"plugin {other.name} has a command {analysis.name} too"))
                 raise UsageError(
                     f"plugins {other.name} ({other.source}) and {plugin.name} ({plugin.source}) both have "
                     f"a command {analysis.name}",
@@ -204,6 +207,21 @@ class Plugins:
     def failed_in(self, plugin: LoadedPlugin, error: Exception) -> None:
         """Remember that something a plugin contributed failed while it was used."""
         self._fail(plugin, error)
+
+    def formats(self) -> dict[str, FormatSpec]:
+        """All formats of output by name: mmdump's own, then those of plugins.
+
+        A plugin whose format has a name that is taken is reported, and its format left out.
+        """
+        from mmdump.render import FORMATS, FormatSpec
+
+        formats = dict(FORMATS)
+        for plugin, spec in self._call("mmdump_renderers", lambda each: isinstance(each, FormatSpec)):
+            if spec.name in formats:
+                self._fail(plugin, UsageError(f"there is another format named {spec.name}"))
+            else:
+                formats[spec.name] = spec
+        return formats
 
     def scenarios(self) -> dict[str, Scenario]:
         """All scenarios by name, in order of name; of two with one name, the first plugin's."""
@@ -274,11 +292,14 @@ def plugin_table(plugins: Plugins) -> Result:
     """The plugins that were found, as a result."""
     import polars as pl
 
-    plugins.analyses()
+    # Which two plugins are at odds stands in the table.
+    with contextlib.suppress(UsageError):
+        plugins.analyses()
     plugins.page_ext_clients()
     plugins.kernel_files()
     plugins.page_notes()
     plugins.checks()
+    plugins.formats()
     plugins.scenarios()
     found = plugins.found
     frame = pl.DataFrame(

@@ -46,6 +46,8 @@ class Kind(Enum):
     BITS = "bits"
     #: A truth value.
     BOOL = "bool"
+    #: A call chain: a list of frames as the kernel prints them, innermost first.
+    STACK = "stack"
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,17 @@ class Column:
     :param kind: What its values are.
     :param description: One sentence for documentation and ``--help``.
     :param in_text: Whether the default text view shows it; every other format has all columns.
+    :param aliases: Other names by which ``--sort`` and its like know it.
+    :param weight: Whether its sum says how much the rows' call chains weigh: formats of stacks
+        (flame graphs, profiles) count by such columns.
     """
 
     name: str
     kind: Kind = Kind.TEXT
     description: str = ""
     in_text: bool = True
+    aliases: tuple[str, ...] = ()
+    weight: bool = False
 
 
 @dataclass(frozen=True)

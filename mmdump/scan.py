@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -12,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from mmdump.errors import IncompleteError, UnsupportedError
+from mmdump.malloc import keep_freed_memory
 from mmdump.result import Coverage, Result, RowSink, Schema, Table
 from mmdump.target.reader import ReadStatus
 from mmdump.target.summary import summarise
@@ -62,7 +61,7 @@ class Collect:
         return Table(self._schema, pl.concat(self._frames))
 
 
-@dataclass
+@dataclass(eq=False)
 class _Run:
     """One analysis under way: rows wait until they make a batch, and what batches keep is folded."""
 
@@ -145,27 +144,32 @@ def run(
     for index, analysis in enumerate(analyses):
         sink = (sinks[index] if index < len(sinks) else None) or Collect()
         asked = analysis if analysis.stream is None else analysis.only(sink.needs(analysis.stream))
-        one = _Run(asked, asked.start(kernel), sink)
-        if analysis.stream is not None:
-            one.sink.begin(analysis.stream)
-        runs.append(one)
-    scanning = [one for one in runs if one.analysis.scans]
+        runs.append(_Run(asked, asked.start(kernel), sink))
+    scanning = [one for one in runs if one.analysis.wants_pages(kernel)]
     # A kernel whose page_ext mmdump does not know may still do for analyses that need none.
     ext = any(kernel.page_ext.enabled(name) for one in scanning for name in one.analysis.page_ext)
     ranges = Ranges(kernel, ext=ext, progress=progress)
+    begun = False
     for pages in ranges if scanning else ():
-        for one in scanning:
-            one.take(one.analysis.scan(pages, one.state))
-        del pages
+        parts = [one.analysis.scan(pages, one.state) for one in scanning]
+        # Not before: what keeps the first range from being read leaves no half of an answer behind.
+        if not begun:
+            _begin(runs)
+            begun = True
+        for one, found in zip(scanning, parts, strict=True):
+            one.take(found)
+        del pages, parts
         if all(one.sink.satisfied for one in scanning):
             break
 
+    if not begun:
+        _begin(runs)
     results = []
     for one in runs:
         result = one.analysis.finish(kernel, one.state, one.parts())
         if isinstance(one.sink, Collect) and one.analysis.stream is not None:
             result = result.with_table(one.sink.finish())
-        if one.analysis.scans:
+        if one in scanning:
             coverage = ranges.coverage
             result = replace(
                 result,
@@ -179,21 +183,10 @@ def run(
     return results
 
 
-def _keep_freed_memory() -> None:
-    """Ask malloc to keep what is freed, up to some ranges' worth, instead of returning it to the kernel.
-
-    Every range is a few MiB read into new memory and freed again. glibc would get and return that from the
-    kernel each time: the page faults cost three times as much as the reading itself (measured).
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_MMAP_THRESHOLD, _KEEP_BYTES)
-        mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES)
-
-
-#: malloc.h of glibc; musl has no mallopt().
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_KEEP_BYTES = 64 << 20
+def _begin(runs: Sequence[_Run]) -> None:
+    for one in runs:
+        if one.analysis.stream is not None:
+            one.sink.begin(one.analysis.stream)
 
 
 class Ranges:
@@ -214,7 +207,7 @@ class Ranges:
         total = memmap.pages
         if not total:
             raise IncompleteError("no page of this kernel's memory is known", "The dump may be damaged.")
-        _keep_freed_memory()
+        keep_freed_memory()
         for start, end in memmap.chunks():
             pages = self._kernel.pages(start, end, ext=self._ext)
             ext = None if pages.ext is None else _count(pages.ext.status)
@@ -246,6 +239,9 @@ class Ranges:
 
 
 def _count(status: U8) -> Coverage:
+    if not status.any():
+        # ReadStatus.READ, all of them: as nearly always.
+        return Coverage(pages=len(status), read=len(status))
     counts = np.bincount(status, minlength=len(ReadStatus))
     return Coverage(
         pages=len(status),

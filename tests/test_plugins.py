@@ -17,6 +17,8 @@ from mmdump.analysis import Analysis
 from mmdump.errors import UsageError
 from mmdump.kernel.page_ext import PageExtClient
 from mmdump.plugins import DISABLE_VARIABLE, LoadedPlugin, Plugins, load_plugins, plugin_table
+from mmdump.render import FORMATS, FormatSpec
+from mmdump.render.jsonl import JsonlRenderer
 
 GOOD = """
 from mmdump import hookimpl
@@ -245,6 +247,7 @@ class Nameless(Analysis):
         "mmdump_kernel_files",
         "mmdump_page_notes",
         "mmdump_checks",
+        "mmdump_renderers",
     ],
 )
 @pytest.mark.parametrize(
@@ -274,8 +277,24 @@ def test_a_hook_that_gives_no_good_is_left_out_and_the_others_go_on(
     assert plugins.kernel_files() == []
     assert plugins.page_notes() == []
     assert plugins.checks() == []
+    assert plugins.formats() == FORMATS
     assert [each.name for each in plugins.failed] == ["bad"]
     assert states(plugins) == {"bad": "failed", "fine": "on"}
+
+
+def test_a_plugin_adds_a_format_beside_those_there_are() -> None:
+    mine = FormatSpec("mine", JsonlRenderer, one_table=True, suffixes=(".mine",))
+    plugins = load_plugins(points=[Point("more", plugin(mmdump_renderers=lambda: [mine]))])
+    assert plugins.formats() == {**FORMATS, "mine": mine}
+    assert "mine" not in FORMATS
+    assert states(plugins) == {"more": "on"}
+
+
+def test_a_format_that_has_the_name_of_another_is_left_out() -> None:
+    csv = FormatSpec("csv", JsonlRenderer, one_table=True)
+    plugins = load_plugins(points=[Point("greedy", plugin(mmdump_renderers=lambda: [csv]))])
+    assert plugins.formats() == FORMATS
+    assert [each.error for each in plugins.failed] == ["UsageError: there is another format named csv"]
 
 
 def test_a_failure_is_remembered_once_however_often_a_hook_is_called() -> None:
@@ -295,6 +314,9 @@ def test_two_plugins_with_one_command_are_an_error_that_names_both() -> None:
     for word in ("one", "someones-plugin 1.2", "two", "another 1.2", "pinned"):
         assert word in error.value.message
     assert f"{DISABLE_VARIABLE}=two" in error.value.hint
+    # The command that shows plugins shows it.
+    plugin_table(plugins)
+    assert states(plugins) == {"one": "on", "two": "failed"}
     off = load_plugins(disabled=["two"], points=[Point("one", good("pinned")), Point("two", good("pinned"))])
     assert list(off.analyses()) == ["pinned"]
 

@@ -11,6 +11,7 @@ from . import cache
 from .conformance import Comparison, conformance, table
 from .errors import GuestError
 from .held import expected, failures_in_trace, judge, pinned_rows
+from .sort import compare_sorted
 from .truth import parse_truth
 
 __all__ = ["add_arguments", "check_run", "dumps_of", "main", "reading"]
@@ -57,9 +58,10 @@ def check_run(run: Path) -> tuple[dict[str, list[Comparison]], dict[str, list[st
     for dump in dumps_of(run):
         # A crashed kernel cannot be read again: of its files nothing is known to have stood still.
         stood_still = "capture" not in record["dumps"][dump.name]["by"]
-        files[dump.name] = (
-            list(conformance(dump, run / "vmlinux", lambda file: reading(run, file))) if stood_still else []
-        )
+        files[dump.name] = []
+        if stood_still:
+            files[dump.name] += conformance(dump, run / "vmlinux", lambda file: reading(run, file))
+            files[dump.name].append(compare_sorted(run, dump, reading(run, "/sys/kernel/debug/page_owner")))
         try:
             rows = pinned_rows(dump, run / "vmlinux")
         except RuntimeError as error:

@@ -19,7 +19,8 @@ from pathlib import Path
 
 __all__ = ["FILES", "Comparison", "compare", "conformance", "page_owner_records", "table", "words"]
 
-Records = Mapping[int, object]
+#: By PFN, or by a place or a name in a text.
+Records = Mapping[object, object]
 
 
 @dataclass
@@ -37,7 +38,7 @@ class Comparison:
     stable: int = 0
     equal: int = 0
     moved: int = 0
-    differences: list[tuple[int, object, object]] = field(default_factory=list)
+    differences: list[tuple[object, object, object]] = field(default_factory=list)
     absent: str | None = None
 
     @property
@@ -66,7 +67,7 @@ class Comparison:
 
 def page_owner_records(text: bytes) -> Records:
     """Records of page_owner by PFN, each the exact bytes of its lines."""
-    records: dict[int, object] = {}
+    records: dict[object, object] = {}
     for block in text.split(b"\n\n"):
         found = re.search(rb"^PFN (0x)?([0-9a-f]+) ", block, re.M)
         if found:
@@ -79,9 +80,27 @@ def words(data: bytes) -> Records:
     return dict(enumerate(array.array("Q", data[: len(data) & ~7])))
 
 
+def stack_records(text: bytes) -> Records:
+    """Records of page_owner_stacks by place, counted from the end: new stacks come to the front.
+
+    A record that moves makes all before it move; the order is compared, too.
+    """
+    blocks = text.split(b"\n\n")[:-1]
+    return {index - len(blocks): block for index, block in enumerate(blocks)}
+
+
+def named_lines(text: bytes) -> Records:
+    """Lines by number."""
+    return dict(enumerate(text.split(b"\n")))
+
+
 #: File -> how it is taken apart.
 FILES: Mapping[str, Callable[[bytes], Records]] = {
     "/sys/kernel/debug/page_owner": page_owner_records,
+    "/sys/kernel/debug/page_owner_stacks/show_stacks": stack_records,
+    "/sys/kernel/debug/page_owner_stacks/show_handles": stack_records,
+    "/sys/kernel/debug/page_owner_stacks/show_stacks_handles": stack_records,
+    "/sys/kernel/debug/stackdepot/stats": named_lines,
     "/proc/kpageflags": words,
     "/proc/kpagecount": words,
     "/proc/kpagecgroup": words,
@@ -93,7 +112,8 @@ def compare(file: str, dump: bytes, *readings: bytes) -> Comparison:
     split = FILES[file]
     ours, theirs = split(dump), [split(each) for each in readings]
     result = Comparison(file)
-    for key in sorted(set().union(*theirs)):
+    # In the order of the first reading; each key once.
+    for key in dict.fromkeys(key for each in theirs for key in each):
         values = [each.get(key) for each in theirs]
         if any(value is None or value != values[0] for value in values):
             result.moved += 1

@@ -13,6 +13,7 @@ from .build import BuildError
 from .conformance import FILES, Comparison
 from .errors import GuestError
 from .kernels import KERNELS
+from .sort import SORT
 
 __all__ = ["add_arguments", "main"]
 
@@ -21,7 +22,8 @@ _HEAD = """\
 
 What mmdump reads from a dump, held against the kernel's own files, read before the dump and after it with
 the guest standing still between. A cell says how many of the records that did not change between the two
-readings are just so in the dump. `pinned` is held against what the workload and the page pinner's events say.
+readings are just so in the dump. `page_owner_sort` is the kernel's tool, run in several ways on the dump's
+text and on the kernel's. `pinned` is held against what the workload and the page pinner's events say.
 """
 
 
@@ -44,7 +46,7 @@ def main(args: argparse.Namespace) -> int:
         try:
             run = _run(name, fresh=not args.no_run)
         except (BuildError, GuestError) as error:
-            rows.append(f"| {name} | | | {error} |" + " |" * len(FILES))
+            rows.append(f"| {name} | | | {error} |" + " |" * (len(FILES) + 1))
             status = 1
             continue
         files, wrong = check.check_run(run)
@@ -87,7 +89,7 @@ def _table(rows: list[str]) -> str:
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=False
     ).stdout.strip()
-    head = ["kernel", "release", "dump", *(f"`{file}`" for file in FILES), "`mmdump pinned`"]
+    head = ["kernel", "release", "dump", *(f"`{file}`" for file in (*FILES, SORT)), "`mmdump pinned`"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *rows]
     made = f"\nMade by `python kernel-config/testbed matrix -o docs/conformance.md` at commit {commit}.\n"
     return _HEAD + made + "\n" + "\n".join(lines) + "\n"

@@ -111,6 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         _explain(error)
         status = error.status
+    except _TerminatedError:
+        status = 128 + signal.SIGTERM
     except KeyboardInterrupt:
         click.echo("mmdump: interrupted", err=True)
         status = 128 + signal.SIGINT
@@ -140,7 +142,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(status)
 
 
+class _TerminatedError(KeyboardInterrupt):
+    """The process shall end: as an exception, so that nothing half-written stays behind."""
+
+
+def _terminate(number: int, frame: object) -> None:  # noqa: ARG001
+    raise _TerminatedError
+
+
 def entry() -> None:
+    signal.signal(signal.SIGTERM, _terminate)
     sys.exit(main())
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from mmdump.cli.session import opened, output_options, progress_bar, rendering, run, shared_of, target_options
-from mmdump.errors import ExitStatus, UnsupportedError, UsageError
+from mmdump.errors import ExitStatus, IncompleteError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     from mmdump.kernel import Kernel
@@ -27,7 +27,7 @@ def info_command(ctx: click.Context, /, **given: Any) -> None:
     """Show what is in this dump, and which analyses can run on it."""
     from mmdump.info import info
 
-    run(ctx, lambda kernel, plugins, _sink, _progress: info(kernel, plugins), **given)
+    run(ctx, lambda kernel, plugins, _sink, _progress: info(kernel, plugins), bare=True, **given)
 
 
 @click.command("cat", short_help="a kernel file, as of the dump")
@@ -72,7 +72,9 @@ def cat_command(
         progress_bar(quiet or (output is None and sys.stdout.isatty())) as progress,
     ):
         missing = _write_file(wanted, kernel, out, progress)
-    for sentence in missing:
+        dump = kernel.target.dump
+    # Bytes alone cannot say what is missing from them.
+    for sentence in [*([dump.truncated] if dump is not None and dump.truncated else ()), *missing]:
         click.echo(f"mmdump: {sentence}", err=True)
     if missing or shared.plugins.failed:
         ctx.exit(ExitStatus.INCOMPLETE)
@@ -86,8 +88,16 @@ def _write_file(file: KernelFile, kernel: Kernel, out: BinaryIO, progress: Progr
     if reason is not None:
         raise UnsupportedError(f"{file.path}: {reason}")
     ranges = Ranges(kernel, ext=file.ext, progress=progress)
-    for piece in file.read(kernel, ranges):
-        out.write(piece)
+    written = False
+    try:
+        for piece in file.read(kernel, ranges):
+            out.write(piece)
+            written = True
+    except IncompleteError as error:
+        # What comes before a broken place is worth having.
+        if not written:
+            raise
+        return [error.message, *ranges.missing()]
     return ranges.missing()
 
 
@@ -100,6 +110,6 @@ def plugins_command(ctx: click.Context, /, **given: Any) -> None:
 
     shared = shared_of(ctx)
     result = plugin_table(shared.plugins)
-    with rendering(**given) as renderer:
+    with rendering(shared, **given) as renderer:
         renderer.finish(result)
     ctx.exit(ExitStatus.INCOMPLETE if shared.plugins.failed else ExitStatus.DONE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmdump.errors import ExitStatus, UsageError
+from mmdump.errors import ExitStatus, IncompleteError, UsageError
 
 if TYPE_CHECKING:
     from mmdump.kernel import Kernel
@@ -106,10 +107,19 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help='Only rows for which this SQL condition holds, such as "order >= 9 AND pfn < 0x1be00".',
         ),
         click.option("--table", metavar="NAME", help="Only this table."),
+        click.option(
+            "--weight",
+            metavar="NAME",
+            help="Count call chains by this column (folded, speedscope, pprof): bytes, pages and the like.",
+        ),
         click.option("--force", is_flag=True, help="Replace the output file if it exists."),
         click.option("-o", "--output", metavar="FILE", help="Write to FILE; its suffix chooses the format."),
         click.option(
-            "-f", "--format", "format_", metavar="FORMAT", help="text, json, jsonl, csv or parquet."
+            "-f",
+            "--format",
+            "format_",
+            metavar="FORMAT",
+            help="text, json, jsonl, csv or parquet; of call chains also folded, speedscope or pprof.",
         ),
     ):
         command = decorate(command)
@@ -125,13 +135,17 @@ def run(
     live: bool,
     force_symbols: bool,
     quiet: bool,
+    bare: bool = False,
     **output: Any,
 ) -> None:
-    """Open the target, analyse it, and write the result."""
+    """Open the target, analyse it, and write the result.
+
+    :param bare: Whether a target without debug info will do.
+    """
     shared = shared_of(ctx)
     with (
-        rendering(**output) as renderer,  # first: it refuses bad options before anything is read
-        opened(shared, vmcore, symbols=symbols, live=live, force_symbols=force_symbols) as kernel,
+        rendering(shared, **output) as renderer,  # first: it refuses bad options before anything is read
+        opened(shared, vmcore, symbols=symbols, live=live, force_symbols=force_symbols, bare=bare) as kernel,
     ):
         # The bar is gone before the answer is written, and never between rows on their way to a terminal.
         rows_pass = not isinstance(renderer, _text_renderer()) and output["output"] is None
@@ -154,8 +168,14 @@ def opened(
     symbols: Sequence[str],
     live: bool,
     force_symbols: bool,
+    bare: bool = False,
 ) -> Iterator[Kernel]:
-    """The kernel that was named."""
+    """The kernel that was named.
+
+    :param bare: Whether it may lack debug info.
+    """
+    from drgn import BadDataError, FaultError
+
     from mmdump.kernel import Kernel
     from mmdump.target import open_target
 
@@ -163,8 +183,17 @@ def opened(
         raise UsageError("no vmcore was given", "Name a dump, or --live for the running kernel.")
     if vmcore is not None and live:
         raise UsageError("both a vmcore and --live were given", "Only one kernel at a time.")
-    with open_target(vmcore, symbols=symbols, force=force_symbols, live=live) as target:
-        yield Kernel(target, shared.plugins.page_ext_clients())
+    with open_target(vmcore, symbols=symbols, force=force_symbols, live=live, bare=bare) as target:
+        try:
+            yield Kernel(target, shared.plugins.page_ext_clients())
+        except (FaultError, BadDataError, OSError) as error:
+            # A segment at a negative offset of the file is an invalid argument to drgn's pread().
+            if isinstance(error, OSError) and (error.errno != errno.EINVAL or error.filename is not None):
+                raise
+            raise IncompleteError(
+                f"what had to be read is not in the dump, or is broken: {error}",
+                "The dump may be truncated, filtered or damaged.",
+            ) from error
 
 
 def _text_renderer() -> type[Renderer]:
@@ -175,6 +204,7 @@ def _text_renderer() -> type[Renderer]:
 
 @contextlib.contextmanager
 def rendering(
+    shared: Shared,
     *,
     format_: str | None,
     output: str | None,
@@ -184,14 +214,18 @@ def rendering(
     sort: str | None,
     columns: str | None,
     limit: int | None,
+    weight: str | None,
 ) -> Iterator[Renderer]:
     """The renderer that the output options ask for, writing where they say."""
-    from mmdump.render import FORMATS, Query, RenderOptions, format_of, open_output, open_renderer
+    from mmdump.render import Query, RenderOptions, format_of, open_output, open_renderer
 
-    chosen = format_ or (format_of(output) if output else None) or "text"
-    if chosen not in FORMATS:
-        raise UsageError(f"there is no format {chosen}", f"Formats: {', '.join(FORMATS)}.")
+    formats = shared.plugins.formats()
+    chosen = format_ or (format_of(output, formats) if output else None) or "text"
+    if chosen not in formats:
+        raise UsageError(f"there is no format {chosen}", f"Formats: {', '.join(formats)}.")
     terminal = output is None and sys.stdout.isatty()
+    if terminal and formats[chosen].binary:
+        raise UsageError(f"format {chosen} is nothing for a terminal", "Name a file with -o, or use a pipe.")
     width = None
     if terminal:
         import shutil
@@ -202,9 +236,10 @@ def rendering(
         table=table,
         width=width,
         color=terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb",
+        weight=weight,
     )
     with open_output(output, force) as out:
-        yield open_renderer(chosen, out, options)
+        yield open_renderer(chosen, out, options, formats)
 
 
 @contextlib.contextmanager

@@ -75,7 +75,7 @@ def _list_command(ctx: click.Context, /, **given: Any) -> None:
         primary=SCENARIOS.name,
         text_tables=list(tables),
     )
-    with rendering(**given) as renderer:
+    with rendering(shared, **given) as renderer:
         renderer.finish(result)
     ctx.exit(ExitStatus.INCOMPLETE if shared.plugins.failed else ExitStatus.DONE)
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property, partial, wraps
 from typing import TYPE_CHECKING, TypeVar
 
-from drgn import FaultError
+from drgn import BadDataError, FaultError
 
 from mmdump.errors import IncompleteError, UnsupportedError
 from mmdump.kernel.cma import CmaArea, read_cma_areas
+from mmdump.kernel.depot_records import DepotRecords, read_records
+from mmdump.kernel.depot_state import DepotState, read_depot_state
 from mmdump.kernel.freelists import ListHeads, read_list_heads
 from mmdump.kernel.memcg import MemoryCgroups, read_memory_cgroups
 from mmdump.kernel.memmap import MemMap, read_memmap
@@ -44,7 +47,7 @@ def _kernel_fact(what: str) -> Callable[[Callable[[Kernel], T]], cached_property
         def guarded(kernel: Kernel) -> T:
             try:
                 return read(kernel)
-            except FaultError as error:
+            except (FaultError, BadDataError) as error:
                 raise IncompleteError(
                     f"{what} could not be read: {error}", "The dump may be truncated, filtered or damaged."
                 ) from error
@@ -89,7 +92,13 @@ class Kernel:
     @_kernel_fact("page_ext")
     def page_ext(self) -> PageExtLayout:
         """page_ext and its clients."""
-        return read_page_ext_layout(self.target.prog, self._clients)
+        layout = read_page_ext_layout(self.target.prog, self._clients)
+        # Up to 6.2 the size of an entry is that of its flags word also where nobody wants page_ext, so that
+        # there is none.
+        wanted = any(state.enabled or state.unreadable for state in layout.clients.values())
+        if layout.stride and not wanted and not self.memmap.sections.page_ext.any():
+            layout = replace(layout, stride=0, flags={}, dtype=None)
+        return layout
 
     @_kernel_fact("pageblocks")
     def pageblocks(self) -> PageblockLayout:
@@ -102,9 +111,18 @@ class Kernel:
         return read_zone_bits(self.target.prog)
 
     @_kernel_fact("the zones")
+    def _zones(self) -> tuple[list[Zone], int]:
+        return read_zones(self.target.prog)
+
+    @property
     def zones(self) -> list[Zone]:
         """The populated zones of all nodes."""
-        return read_zones(self.target.prog)
+        return self._zones[0]
+
+    @property
+    def zone_garbage(self) -> int:
+        """How many nodes and zones there are besides that are garbage, or could not be read."""
+        return self._zones[1]
 
     @_kernel_fact("the free lists")
     def list_heads(self) -> ListHeads:
@@ -150,6 +168,20 @@ class Kernel:
         """Stacks by handle; None where this kernel has no stack depot."""
         layout = read_stack_depot_layout(self.target.prog, self.target.reader)
         return None if layout is None else StackDepot(self.target.reader, layout)
+
+    @_kernel_fact("the stack depot")
+    def depot_state(self) -> DepotState | None:
+        """How full the stack depot is, and what it counts; None where this kernel has none."""
+        depot = self.stack_depot
+        return None if depot is None else read_depot_state(self.target.prog, depot.layout)
+
+    @_kernel_fact("the stack depot")
+    def depot_records(self) -> DepotRecords | None:
+        """Every stack in the depot; None where this kernel has none."""
+        depot, state = self.stack_depot, self.depot_state
+        if depot is None or state is None:
+            return None
+        return read_records(self.target.reader, depot.layout, state)
 
     @_kernel_fact("the symbol table")
     def symbols(self) -> Symbols:

@@ -6,7 +6,7 @@ table of its debug info gives other sizes, and picks other names among aliases; 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,6 +37,8 @@ class Kallsyms:
     """The kernel's symbol table (kernel/kallsyms.c). Plain data, but for the reader of names.
 
     :param addresses: Addresses of all symbols, ascending, uint64.
+    :param stext: ``_stext``: what lies below is not the kernel's, whatever stands in the table (per-CPU
+        symbols, as offsets); 0 where it is not known.
     """
 
     addresses: U64
@@ -44,13 +46,17 @@ class Kallsyms:
     names: int
     tokens: tuple[bytes, ...]
     reader: Reader
+    stext: int = 0
+    _known: dict[int, str | None] = field(default_factory=dict, repr=False, compare=False)
 
     def lookup(self, address: int) -> tuple[str, int, int] | None:
         """Name, offset and size of the symbol an address lies in; None outside the kernel image.
 
-        Mirrors ``get_symbol_pos()``: of several symbols at one address the first is taken, and a symbol's
-        size reaches to the next higher address.
+        Mirrors ``is_ksym_addr()`` and ``get_symbol_pos()``: of several symbols at one address the first is
+        taken, and a symbol's size reaches to the next higher address.
         """
+        if address < self.stext:
+            return None
         row = int(np.searchsorted(self.addresses, np.uint64(address), side="right")) - 1
         if row < 0:
             return None
@@ -61,7 +67,10 @@ class Kallsyms:
             return None
         end = int(self.addresses[after])
         first = int(np.searchsorted(self.addresses, np.uint64(start), side="left"))
-        name = self.name(first)
+        # A damaged dump may have stacks of nothing but addresses never seen before.
+        if first not in self._known:
+            self._known[first] = self.name(first)
+        name = self._known[first]
         return None if name is None else (name, address - start, end - start)
 
     def name(self, row: int) -> str | None:
@@ -126,7 +135,7 @@ def read_kallsyms(target: Target) -> Kallsyms | None:
     for addresses in _address_forms(offsets, base, offsets_at or 0):
         if not bool((addresses[1:] >= addresses[:-1]).all()):
             continue
-        table_form = Kallsyms(addresses, markers, names or 0, tokens, target.reader)
+        table_form = Kallsyms(addresses, markers, names or 0, tokens, target.reader, known or 0)
         if known is None:
             return table_form
         found = table_form.lookup(known)
@@ -205,16 +214,20 @@ class Symbols:
                 return f"{name}+{offset:#x}/{size:#x}"
         if address >> 47 not in _CANONICAL:
             return f"{address:#x}"
+        module = ""
+        try:
+            owner = self._prog.module(address)
+            other = owner != self._prog.main_module()
+        except LookupError:
+            other = False
+        if other:
+            module = f" [{printable(owner.name.encode())}]"
+        elif self._kallsyms is not None:
+            # Not the kernel's, as its own table says; and drgn would search for a millisecond.
+            return f"{address:#x}"
         try:
             symbol = self._prog.symbol(address)
         except LookupError:
             return f"{address:#x}"
-        module = ""
-        try:
-            owner = self._prog.module(address)
-            if owner != self._prog.main_module():
-                module = f" [{printable(owner.name.encode())}]"
-        except LookupError:
-            pass
         name = printable(symbol.name.encode("utf-8", "surrogateescape"))
         return f"{name}+{address - symbol.address:#x}/{symbol.size:#x}{module}"

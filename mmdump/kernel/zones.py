@@ -89,24 +89,44 @@ def read_zone_bits(prog: Program) -> ZoneBits:
     )
 
 
-def read_zones(prog: Program) -> list[Zone]:
+def read_zones(prog: Program) -> tuple[list[Zone], int]:
     """The populated zones of all nodes, in order of node and zone.
 
-    Zones whose ``struct zone`` is not in the dump are left out.
+    :return: The zones, and how many nodes and zones are left out because they are garbage or not in the dump.
     """
-    return [zone for zone, _ in each_zone(prog)]
+    zones = []
+    garbage = 0
+    for found in _zones(prog):
+        if found is None:
+            garbage += 1
+        else:
+            zones.append(found[0])
+    return zones, garbage
 
 
 def each_zone(prog: Program) -> Iterator[tuple[Zone, Object]]:
     """The populated zones of all nodes with their ``struct zone``, in order of node and zone.
 
-    Zones whose ``struct zone`` is not in the dump are left out.
+    Those that are garbage or not in the dump are left out.
     """
+    return (found for found in _zones(prog) if found is not None)
+
+
+def _zones(prog: Program) -> Iterator[tuple[Zone, Object] | None]:
+    """The same; None stands for a node or a zone that is garbage or not in the dump."""
     for number, node in _nodes(prog):
         try:
-            count = min(node.nr_zones.value_(), node.node_zones.type_.length or 0)
+            if node is None:
+                yield None
+                continue
+            length = node.node_zones.type_.length or 0
+            count = node.nr_zones.value_()
         except FaultError:
+            yield None
             continue
+        if not 0 <= count <= length:
+            yield None
+            count = length
         for index in range(count):
             zone = node.node_zones[index]
             try:
@@ -114,9 +134,13 @@ def each_zone(prog: Program) -> Iterator[tuple[Zone, Object]]:
                 start = zone.zone_start_pfn.value_()
                 if 0 < present <= spanned and start + spanned <= _MAX_PFN:
                     name = c_string(zone.name)
+                elif present:
+                    yield None
+                    continue
                 else:
                     continue
             except FaultError:
+                yield None
                 continue
             yield Zone(number, index, name, start, spanned, present), zone
 
@@ -125,8 +149,8 @@ def each_zone(prog: Program) -> Iterator[tuple[Zone, Object]]:
 _MAX_PFN = 1 << 40
 
 
-def _nodes(prog: Program) -> Iterator[tuple[int, Object]]:
-    """Number and ``NODE_DATA()`` of every node, by the array.
+def _nodes(prog: Program) -> Iterator[tuple[int, Object | None]]:
+    """Number and ``NODE_DATA()`` of every node, by the array; None where the pointer is not in the dump.
 
     A mask of nodes in a damaged dump may have no end, and a ``node_id`` may be anything.
     """
@@ -139,6 +163,7 @@ def _nodes(prog: Program) -> Iterator[tuple[int, Object]]:
         try:
             node = table[index].read_()
         except FaultError:
+            yield index, None
             continue
         if node:
             yield index, node

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import BinaryIO
@@ -40,6 +40,7 @@ class RenderOptions:
     :param width: Columns of the terminal; None when there is none, and lines are as long as they are.
     :param color: Whether text may be coloured.
     :param version: The version of mmdump that the output names.
+    :param weight: The column that formats of call chains count by; None leaves it to them (bytes, as a rule).
     """
 
     query: Query = field(default_factory=Query)
@@ -47,6 +48,7 @@ class RenderOptions:
     width: int | None = None
     color: bool = False
     version: str = __version__
+    weight: str | None = None
 
 
 class Renderer(ABC):
@@ -175,15 +177,19 @@ class FormatSpec:
     :param open: Makes the renderer.
     :param one_table: Whether it holds only one table, so that ``--table`` chooses.
     :param suffixes: Of the file names that ask for it, such as ``.csv``.
+    :param stacks: Whether it shows call chains and what they weigh, so that ``--weight`` chooses.
+    :param binary: Whether a terminal would make nothing of it.
     """
 
     name: str
     open: Callable[[BinaryIO, RenderOptions], Renderer]
     one_table: bool
     suffixes: tuple[str, ...] = ()
+    stacks: bool = False
+    binary: bool = False
 
 
-#: Every format by name, those of plugins included.
+#: Every format of mmdump's own by name.
 FORMATS: dict[str, FormatSpec] = {}
 
 
@@ -197,7 +203,13 @@ def register(spec: FormatSpec) -> None:
     FORMATS[spec.name] = spec
 
 
-def format_of(path: str) -> str | None:
-    """The format that a file's name asks for, if any."""
-    suffix = PurePath(path).suffix.lower()
-    return next((spec.name for spec in FORMATS.values() if suffix in spec.suffixes), None)
+def format_of(path: str, formats: Mapping[str, FormatSpec] = FORMATS) -> str | None:
+    """The format that a file's name asks for, if any: that with the longest suffix it ends in."""
+    name = PurePath(path).name.lower()
+    found = [
+        (len(suffix), spec.name)
+        for spec in formats.values()
+        for suffix in spec.suffixes
+        if name.endswith(suffix) and len(name) > len(suffix)
+    ]
+    return max(found)[1] if found else None

@@ -10,13 +10,10 @@ from mmdump.render.escape import escape
 from mmdump.render.values import value_text
 from mmdump.result import Column, Kind, Table
 
-__all__ = ["FRAMES", "Line", "cut", "painted", "table_lines"]
+__all__ = ["Line", "cut", "painted", "table_lines"]
 
 #: A line: pieces of text, each with a style of rich or "".
 Line = list[tuple[str, str]]
-
-#: The column of call chains: one stack frame per line below the row, as every tool prints stacks.
-FRAMES = "frames"
 
 _INDENT = "  "
 _GAP = "  "
@@ -39,32 +36,30 @@ class _Cells:
 def table_lines(table: Table, width: int | None) -> list[Line]:
     """The header and one line per row, indented, columns two spaces apart.
 
+    Call chains stand below their row, one frame to a line, as every tool prints stacks.
+
     :param width: Columns of text are cut with an ellipsis until lines fit. A line that is still too long,
         because of numbers, is cut as a whole: wrapped rows cannot be read. None cuts nothing.
     """
     from rich.cells import cell_len
 
     frame = table.frame
-    stacks = [column for column in table.schema.columns if column.name == FRAMES and _is_list(frame, FRAMES)]
-    columns = [_cells(column, frame) for column in table.schema.columns if column not in stacks]
+    stacks = [column.name for column in table.schema.columns if column.kind is Kind.STACK]
+    columns = [_cells(column, frame) for column in table.schema.columns if column.kind is not Kind.STACK]
     for cells in columns:
         cells.width = max(map(cell_len, [cells.header, *cells.texts]))
     if width is not None:
         _fit(columns, width)
-    frames = frame[FRAMES].to_list() if stacks else []
+    chains = [frame[name].to_list() for name in stacks]
     texts: list[tuple[str, str]] = []
     if columns:
         texts.append((_join([(cells, cells.header) for cells in columns]), "bold"))
     for row in range(frame.height):
         if columns:
             texts.append((_join([(cells, cells.texts[row]) for cells in columns]), ""))
-        if stacks:
-            texts += [(_FRAME_INDENT + escape(str(each)), "") for each in frames[row] or ()]
+        for chain in chains:
+            texts += [(_FRAME_INDENT + escape(str(each)), "") for each in chain[row] or ()]
     return [[(text if width is None else cut(text, width), style)] for text, style in texts]
-
-
-def _is_list(frame: pl.DataFrame, name: str) -> bool:
-    return isinstance(frame.schema[name], pl.List)
 
 
 def _cells(column: Column, frame: pl.DataFrame) -> _Cells:

@@ -47,10 +47,11 @@ _MAX_OPERATORS = 500
 
 
 def find_column(schema: Schema, name: str) -> str | None:
-    """The column of that name, in any case, since text shows headers in capitals; None when there is none."""
+    """The column of that name or alias, in any case, as text shows headers in capitals; None without one."""
     if name in schema.names:
         return name
     same = [each for each in schema.names if each.lower() == name.lower()]
+    same = same or [column.name for column in schema.columns if name.lower() in column.aliases]
     return same[0] if len(same) == 1 else None
 
 

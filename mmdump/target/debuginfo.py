@@ -13,7 +13,7 @@ import drgn
 from mmdump.errors import OpenError
 from mmdump.target.symbolfile import COMPRESSED_SUFFIXES, SymbolFile, decompressed, probe
 
-__all__ = ["DebugInfo", "attach_debug_info", "existing_debug_info"]
+__all__ = ["DebugInfo", "NoDebugInfoError", "attach_debug_info", "existing_debug_info"]
 
 logger = logging.getLogger("mmdump.target")
 # drgn warns about what is explained here in better words. Without a handler Python would print that to
@@ -26,6 +26,10 @@ STANDARD = "found by build ID or release in the standard places"
 DEBUGINFOD = "debuginfod"
 HINT = "Give it with -s VMLINUX, or install the distribution's kernel debug package."
 ET_REL = 1
+
+
+class NoDebugInfoError(OpenError):
+    """The kernel's debug info was looked for everywhere, and is nowhere."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,8 @@ def attach_debug_info(
     :param dump: The dump's path, or ``None`` for a live kernel.
     :param symbols: Files or directories given by the user, first to last; files may be compressed.
     :param force: Take the first given file with debug info, even with another build ID.
-    :raises OpenError: none was found, or a given file is of another kernel
+    :raises NoDebugInfoError: none was found
+    :raises OpenError: a given file is of another kernel, or cannot be read
     """
     module = _main_module(prog, name)
     search = _Search(prog, module, name, release, force)
@@ -141,6 +146,9 @@ class _Search:
         """
         if not os.path.exists(path):
             raise OpenError(f"{path}: no such file or directory.", "Check the path given with -s.")
+        if not os.path.isfile(path):
+            # A FIFO without a writer would block for ever.
+            raise OpenError(f"{path} is not a regular file.", "Debug info is a vmlinux with DWARF.")
         file = probe(decompressed(path))
         if not file.is_elf:
             raise OpenError(
@@ -192,7 +200,7 @@ class _Search:
         self._prog.set_enabled_debug_info_finders(["standard"])
         return self._found(source)
 
-    def failure(self) -> OpenError:
+    def failure(self) -> NoDebugInfoError:
         """The error when nothing was found, with what was seen."""
         kernel = f"kernel {self._release}"
         if self._build_id:
@@ -201,7 +209,7 @@ class _Search:
         if self._rejected:
             # One stale file explains itself; a list of them would bury the message.
             message += f" Not used: {'; '.join(self._rejected[:3])}."
-        return OpenError(message, HINT)
+        return NoDebugInfoError(message, HINT)
 
     def _named_files(self, directory: Path, source: str) -> DebugInfo | None:
         for path in _candidates(directory, self._release):

@@ -45,7 +45,7 @@ class DumpFile:
     :param filter_level: makedumpfile's dump level (-d), or ``None`` where it is not recorded.
     :param writer: ``"makedumpfile"``, ``"QEMU"``, or ``None`` when that cannot be told.
     :param vmcoreinfo: VMCOREINFO's entries.
-    :param truncated: One sentence when the file is shorter than its headers promise.
+    :param truncated: One sentence when the file is shorter than its headers promise, or they lead nowhere.
     :param coverage: Which physical pages are there.
     :param utsname: What the kdump header says of the system; empty for ELF.
     """
@@ -75,7 +75,7 @@ class DumpFile:
         if self.filter_level is not None:
             parts.append(f"filter level {self.filter_level}")
         if self.truncated:
-            parts.append("truncated")
+            parts.append("damaged" if "damaged" in self.truncated else "truncated")
         return ", ".join(parts)
 
 

@@ -98,10 +98,14 @@ def _describe(source: ByteSource, name: str, order: str, segments: npt.NDArray[A
     entries: dict[str, str] = {}
     names: set[tuple[bytes, int]] = set()
     cut_off = False
-    for segment in segments[segments["type"] == PT_NOTE]:
+    described = segments[segments["type"] == PT_NOTE]
+    # Segments may overlap: a small file could promise any amount of notes, and drgn would read them all.
+    if sum(described["filesz"].tolist()) > MAX_NOTES_SIZE:
+        raise OpenError(f"{name}: its ELF notes are larger than any kernel's.", "The dump is damaged.")
+    for segment in described:
         size = int(segment["filesz"])
-        raw = source.pread(int(segment["offset"]), min(size, MAX_NOTES_SIZE))
-        cut_off = cut_off or len(raw) < min(size, MAX_NOTES_SIZE)
+        raw = source.pread(int(segment["offset"]), size)
+        cut_off = cut_off or len(raw) < size
         for note, kind, description in notes(raw, order):
             names.add((note, kind))
             if note == b"VMCOREINFO" and not entries:

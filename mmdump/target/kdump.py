@@ -98,7 +98,8 @@ def parse_kdump(source: ByteSource, name: str) -> KdumpFile:
         )
     for what in ("vmcoreinfo", "note", "eraseinfo"):
         # libkdumpfile maps these and dies of SIGBUS when they are past the end of the file.
-        if sub[f"offset_{what}"] and not 0 <= sub[f"offset_{what}"] <= source.size - sub[f"size_{what}"]:
+        offset, size = sub[f"offset_{what}"], sub[f"size_{what}"]
+        if (offset or size) and not 0 <= offset <= source.size - size:
             raise OpenError(
                 f"{name}: its {what} is past the end of the file.",
                 "The dump is truncated or damaged: copy it again.",
@@ -279,14 +280,16 @@ class Descriptors:
         return False
 
     def _lost(self, descriptors: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-        """The pages without data: past the end of the file, or never written (all zeros)."""
+        """The pages without data: outside of where there can be any, or never written (all zeros)."""
         offset = descriptors["offset"].astype(np.int64)
         size = descriptors["size"].astype(np.int64)
-        lost: npt.NDArray[np.bool_] = (offset <= 0) | (size == 0) | (offset > self._source.size - size)
+        lost: npt.NDArray[np.bool_] = (
+            (offset < self._offset) | (size == 0) | (offset > self._source.size - size)
+        )
         return lost
 
     def describe_truncation(self, incomplete: bool) -> str | None:
-        """One sentence when data is missing at the end, judged by the last descriptors.
+        """One sentence when data is missing: at the end of a file cut off, anywhere in a damaged one.
 
         Data is written in the order of the descriptors, so the last pages are missing first.
 
@@ -297,8 +300,19 @@ class Descriptors:
             return "the file is truncated: it ends within its page descriptors"
         if incomplete:
             return "makedumpfile marked the dump as incomplete (no space left when it was written?)"
-        if self._lost(last).any():
+        if len(last) and self._lost(last[-1:]).any():
             return f"the file is truncated: its last pages are past its end ({self._source.size} bytes)"
+        lost, data = 0, self._source.size
+        for first in range(0, self.count, DESC_CHUNK):
+            descriptors = self._read(first, DESC_CHUNK)
+            gone = self._lost(descriptors)
+            lost += int(np.count_nonzero(gone))
+            data = min(data, int(descriptors["offset"][~gone].min(initial=data)))
+        if lost:
+            return f"the file is damaged: the descriptors of {lost} pages lead past its end, or nowhere"
+        if self.count and data != self.end:
+            # A descriptor is found by counting bits: with one bit more or less, pages are taken for others.
+            return "the file is damaged: its bitmap of dumped pages does not fit its page descriptors"
         return None
 
     @property

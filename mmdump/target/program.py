@@ -12,7 +12,12 @@ from typing import Self
 import drgn
 
 from mmdump.errors import OpenError
-from mmdump.target.debuginfo import DebugInfo, attach_debug_info, existing_debug_info
+from mmdump.target.debuginfo import (
+    DebugInfo,
+    NoDebugInfoError,
+    attach_debug_info,
+    existing_debug_info,
+)
 from mmdump.target.dumpfile import DumpFile, inspect_dump
 from mmdump.target.reader import Reader
 from mmdump.target.repair import needs_repair, repaired_copy
@@ -38,6 +43,7 @@ class Target:
         dump: DumpFile | None,
         debug_info: DebugInfo | None,
         vmcoreinfo: dict[str, str],
+        no_debug_info: str | None = None,
         fd: int = -1,
     ) -> None:
         #: The drgn Program.
@@ -48,6 +54,8 @@ class Target:
         self.dump = dump
         #: Where types and symbols come from; ``None`` if a Program was given without any.
         self.debug_info = debug_info
+        #: Why there is no debug info, in one sentence, where the target was opened without.
+        self.no_debug_info = no_debug_info
         #: VMCOREINFO's entries, as text.
         self.vmcoreinfo = vmcoreinfo
         #: Whether this is the running kernel.
@@ -187,6 +195,7 @@ def open_target(
     symbols: Sequence[str | os.PathLike[str]] = (),
     force: bool = False,
     live: bool = False,
+    bare: bool = False,
 ) -> Target:
     """Open a vmcore, or the live kernel when that is asked for by name.
 
@@ -194,16 +203,24 @@ def open_target(
     :param symbols: Files or directories with debug info, before anything else is searched.
     :param force: Use debug info even if its build ID is not the dump's.
     :param live: Open the running kernel; ``path`` is then not needed.
+    :param bare: Open it without debug info where none is found; :attr:`Target.no_debug_info` then says so.
     :raises OpenError: with what is wrong and what to do, whatever is wrong
     """
     if live or (path is not None and Path(path) == LIVE_KERNEL):
         prog = _open_live()
         vmcoreinfo = _vmcoreinfo(prog, None)
         release = vmcoreinfo.get("OSRELEASE", os.uname().release)
-        debug_info = attach_debug_info(
-            prog, name="the live kernel", release=release, dump=None, symbols=symbols, force=force
+        debug_info, without = _debug_info(
+            prog, "the live kernel", release, None, symbols, force=force, bare=bare
         )
-        return Target(prog, path=None, dump=None, debug_info=debug_info, vmcoreinfo=vmcoreinfo)
+        return Target(
+            prog,
+            path=None,
+            dump=None,
+            debug_info=debug_info,
+            vmcoreinfo=vmcoreinfo,
+            no_debug_info=without,
+        )
     if path is None:
         raise OpenError("no dump was given.", "Give a vmcore, or --live for the running kernel.")
     path = Path(path)
@@ -213,19 +230,45 @@ def open_target(
     try:
         prog = _open_dump(str(path), path if fd < 0 else fd)
         vmcoreinfo = _vmcoreinfo(prog, dump)
-        debug_info = attach_debug_info(
+        release = vmcoreinfo.get("OSRELEASE", "")
+        debug_info, without = _debug_info(prog, str(path), release, path, symbols, force=force, bare=bare)
+        return Target(
             prog,
-            name=str(path),
-            release=vmcoreinfo.get("OSRELEASE", ""),
-            dump=path,
-            symbols=symbols,
-            force=force,
+            path=path,
+            dump=dump,
+            debug_info=debug_info,
+            vmcoreinfo=vmcoreinfo,
+            no_debug_info=without,
+            fd=fd,
         )
-        return Target(prog, path=path, dump=dump, debug_info=debug_info, vmcoreinfo=vmcoreinfo, fd=fd)
     except BaseException:
         if fd >= 0:
             os.close(fd)
         raise
+
+
+def _debug_info(
+    prog: drgn.Program,
+    name: str,
+    release: str,
+    dump: Path | None,
+    symbols: Sequence[str | os.PathLike[str]],
+    *,
+    force: bool,
+    bare: bool,
+) -> tuple[DebugInfo | None, str | None]:
+    """The debug info, or why there is none.
+
+    :raises OpenError: There is none, and one is needed; or a file that was given does not fit.
+    """
+    try:
+        return attach_debug_info(
+            prog, name=name, release=release, dump=dump, symbols=symbols, force=force
+        ), None
+    except NoDebugInfoError as error:
+        if not bare:
+            raise
+        return None, error.message
 
 
 def _check_blocks(dump: DumpFile) -> None:

@@ -75,13 +75,11 @@ def _copy(dump: DumpFile, source: FileSource, fd: int) -> None:
     """The dump without its flattening; what was not written stays a hole."""
     if dump.format == "flattened":
         inner = FlattenedSource(source)
-        pieces = inner.pieces()
-        size = inner.size
+        pieces, size, stored = inner.pieces(), inner.size, inner.stored
     else:
-        pieces = [(0, source.size, 0)]
-        size = source.size
+        pieces, size, stored = iter([(0, source.size, 0)]), source.size, source.size
     room = os.fstatvfs(fd)
-    if sum(length for _, length, _ in pieces) > room.f_bavail * room.f_frsize:
+    if stored > room.f_bavail * room.f_frsize:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     os.ftruncate(fd, size)
     for offset, length, position in pieces:

@@ -26,6 +26,10 @@ COMPRESSED_SUFFIXES = (".zst", ".xz", ".gz")
 MAGICS = {b"\x28\xb5\x2f\xfd": ".zst", b"\xfd7zXZ\0": ".xz", b"\x1f\x8b": ".gz"}
 #: The largest vmlinux with debug info are about 2 GiB.
 MAX_SIZE = 8 << 30
+#: Debug info gets some 10 times smaller; what gets out of this much less is there to fill a disk.
+MAX_RATIO = 100
+#: Up to this size the ratio says nothing.
+RATIO_FROM = 64 << 20
 #: What ``zstd --long`` needs; a larger window only takes our memory.
 MAX_WINDOW = 1 << 27
 CHUNK = 1 << 20
@@ -143,10 +147,13 @@ def _copy(path: Path, suffix: str, output: IO[bytes]) -> None:
     written = 0
     try:
         with path.open("rb") as file:
+            limit = min(MAX_SIZE, max(RATIO_FROM, MAX_RATIO * os.fstat(file.fileno()).st_size))
             for chunk in _DECOMPRESSORS[suffix](file):
                 written += len(chunk)
-                if written > MAX_SIZE:
-                    raise OpenError(f"{path}: decompresses to more than {MAX_SIZE >> 30} GiB.")
+                if written > limit:
+                    raise OpenError(
+                        f"{path}: decompresses to more than {limit >> 20} MiB, which no debug info does."
+                    )
                 output.write(chunk)
     except (zstandard.ZstdError, lzma.LZMAError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise OpenError(

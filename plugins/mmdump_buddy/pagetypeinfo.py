@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-import mmdump_page_owner
 from mmdump.errors import IncompleteError
 from mmdump.kernel.arrays import I64
 from mmdump.kernel.freelists import FreeLists, find_lists, free_blocks
 from mmdump.kernelfile import KernelFile
+from mmdump_page_owner.mixed import mixed_blocks
 from mmdump_page_owner.record import why_no_owner
 
 if TYPE_CHECKING:
@@ -78,13 +78,11 @@ def _mixed_blocks(kernel: Kernel, ranges: Iterable[PageRange]) -> Mapping[tuple[
 
     :param ranges: All ranges of pages; they are used up in any case.
     """
-    count = getattr(mmdump_page_owner, "mixed_blocks", None)
-    if count is None or why_no_owner(kernel) is not None:
+    if why_no_owner(kernel) is not None:
         for _ in ranges:
             pass
         return None
-    found: Mapping[tuple[int, int], I64] = count(kernel, ranges)
-    return found
+    return mixed_blocks(kernel, ranges)
 
 
 def _text(

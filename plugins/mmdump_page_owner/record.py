@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import polars as pl
+from drgn import FaultError
 
 from mmdump.kernel.arrays import I64, Bools, Struct, c_text
+from mmdump.kernel.layout import find_object
 from mmdump.kernel.page_ext import PageExtClient
 from mmdump.result import Column, Kind
 
@@ -22,11 +24,18 @@ __all__ = [
     "OWNER_COLUMNS",
     "PAGE_OWNER",
     "Owners",
+    "comms_of",
+    "gfp_migratetype",
+    "groups_by_mobility",
+    "members_of",
     "no_owners",
     "on_every_page",
     "read_owners",
     "why_no_owner",
 ]
+
+#: A gfp_mask, or a column of them.
+Masks = TypeVar("Masks", int, Struct)
 
 PAGE_OWNER = PageExtClient(
     "page_owner",
@@ -110,6 +119,31 @@ def _allocated_flags(members: Sequence[str]) -> Sequence[str]:
     return PAGE_OWNER.flags if on_every_page(members) else ("PAGE_EXT_OWNER",)
 
 
+def members_of(kernel: Kernel) -> Sequence[str]:
+    """The members that this kernel's record has, under the names of :data:`PAGE_OWNER`."""
+    dtype = kernel.page_ext.dtype
+    names = (dtype.names or ()) if dtype is not None else ()
+    return dtype[PAGE_OWNER.name].names or () if dtype is not None and PAGE_OWNER.name in names else ()
+
+
+def gfp_migratetype(mask: Masks) -> Masks:
+    """``gfp_migratetype()`` (include/linux/gfp.h) of a mask, or of each of a column of masks.
+
+    ``__GFP_MOVABLE`` and ``__GFP_RECLAIMABLE`` have been these two bits in every kernel with page_owner. With
+    ``page_group_by_mobility_disabled`` the kernel says 0 instead.
+    """
+    return (mask & 0x18) >> 3
+
+
+def groups_by_mobility(kernel: Kernel) -> bool:
+    """Whether gfp masks say a migratetype: ``!page_group_by_mobility_disabled``, but on tiny machines."""
+    disabled = find_object(kernel.target.prog, "page_group_by_mobility_disabled")
+    try:
+        return disabled is None or not disabled.value_()
+    except FaultError:
+        return True
+
+
 @dataclass(frozen=True)
 class Owners:
     """Reads the records of a range of pages. Plain data.
@@ -125,11 +159,22 @@ class Owners:
     def allocated(self, pages: PageRange) -> Bools:
         """Pages that are allocated now and have a record, every page of a block.
 
-        Before 5.4 only the first page of each: see :func:`on_every_page`.
+        Before 5.4 only the first page of each: see :func:`on_every_page`. Free blocks are stepped over, as
+        ``read_page_owner()`` does: pages that lay on per-CPU lists when page_owner began look allocated to
+        it, and keep that record in the free block that takes them back.
         """
         assert pages.ext is not None
         flagged = pages.ext.has_flag(*_allocated_flags(pages.ext["page_owner"].names))
-        return flagged & (pages.ext["page_owner"]["handle"] != 0)
+        return flagged & (pages.ext["page_owner"]["handle"] != 0) & ~pages.in_free_block
+
+    def freed(self, pages: PageRange) -> Bools:
+        """Pages that are free, or on their way there, and have a record of who freed them (5.4)."""
+        assert pages.ext is not None
+        record, flags = pages.ext["page_owner"], PAGE_OWNER.flags
+        if not on_every_page(record.names):
+            return np.zeros(len(pages), bool)
+        freed = pages.ext.has_flag(flags[0]) & ~pages.ext.has_flag(*flags)
+        return freed & (record["free_handle"] != 0) if freed.any() else freed
 
     def garbage(self, pages: PageRange, allocated: Bools) -> Bools:
         """Records that cannot be true: of an order that no allocation has."""
@@ -188,7 +233,7 @@ class Owners:
             self.gfp_names.series(rows["owner_gfp_mask"]).alias("owner_gfp_flags"),
         )
         if "comm_low" in rows.columns:
-            frame = frame.with_columns(_comms(rows).alias("owner_comm"))
+            frame = frame.with_columns(comms_of(rows).alias("owner_comm"))
         known = rows["owner_known"]
         if known.all():
             return frame
@@ -197,8 +242,8 @@ class Owners:
         )
 
 
-def _comms(rows: pl.DataFrame) -> pl.Series:
-    """Task names, each distinct one decoded once."""
+def comms_of(rows: pl.DataFrame) -> pl.Series:
+    """Task names of rows that have ``comm_low`` and ``comm_high``, each distinct one decoded once."""
     words = rows.select("comm_low", "comm_high")
     distinct = words.unique()
     names = pl.Series("comm", [c_text(*each) for each in distinct.iter_rows()], dtype=pl.String)

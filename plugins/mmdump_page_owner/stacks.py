@@ -20,7 +20,8 @@ STACKS = Schema(
     (
         Column("stack_id", Kind.ID, "stack depot handle"),
         Column("status", Kind.TEXT, "ok, or why there are no frames"),
-        Column("frames", Kind.TEXT, "call chain, innermost first, as the kernel prints it"),
+        Column("frames", Kind.STACK, "call chain, innermost first, as the kernel prints it"),
+        Column("addresses", Kind.ADDRESS, "the return address that each frame stands for", in_text=False),
     ),
     "Call chains",
 )
@@ -38,22 +39,30 @@ def stack_table(kernel: Kernel, handles: Iterable[int]) -> tuple[Table, list[str
         wanted = wanted[:_MAX_STACKS]
     statuses: list[str] = []
     frames: list[list[str]] = []
+    addresses: list[tuple[int, ...]] = []
     bad: dict[StackStatus, int] = {}
     depot = kernel.stack_depot
     for handle in wanted:
         if depot is None:
             statuses.append("no stack depot")
             frames.append([])
+            addresses.append(())
             continue
         stack = depot.stack(handle)
         statuses.append(stack.status.value)
         frames.append([kernel.symbols.text(address) for address in stack.frames])
+        addresses.append(stack.frames)
         if stack.status is not StackStatus.OK:
             bad[stack.status] = bad.get(stack.status, 0) + 1
     for status, count in bad.items():
         notes.append(f"{count} of {len(wanted)} stack depot handles lead to no stack: {status.value}")
     frame = pl.DataFrame(
-        {"stack_id": wanted, "status": statuses, "frames": frames},
-        schema={"stack_id": pl.Int64, "status": pl.String, "frames": pl.List(pl.String)},
+        {"stack_id": wanted, "status": statuses, "frames": frames, "addresses": addresses},
+        schema={
+            "stack_id": pl.Int64,
+            "status": pl.String,
+            "frames": pl.List(pl.String),
+            "addresses": pl.List(pl.UInt64),
+        },
     )
     return Table(STACKS, frame), notes

@@ -22,21 +22,23 @@ from mmdump.kernel.arrays import decoded, hex_text
 from mmdump.kernel.layout import c_string, enumerators, find_object
 from mmdump.kernel.stackdepot import StackStatus
 from mmdump.kernelfile import KernelFile
+from mmdump_page_owner.frames import Frames
 from mmdump_page_owner.memcg import charged_text
-from mmdump_page_owner.record import Owners, read_owners, why_no_owner
+from mmdump_page_owner.record import Owners, gfp_migratetype, read_owners, why_no_owner
+from mmdump_page_owner.rodata import read_only_data
 
 if TYPE_CHECKING:
     from mmdump.kernel import Kernel
     from mmdump.kernel.page import PageRange
     from mmdump.scan import Ranges
 
-__all__ = ["PAGE_OWNER_FILE"]
+__all__ = ["PAGE_OWNER_FILE", "Forms", "Printer", "read_forms"]
 
 #: The strings that print the two first lines of a record.
 _ALLOCATED = re.compile(rb"\0(Page allocated via order [^\0]+)\0")
 _PFN = re.compile(rb"\0(PFN [^\0]+ Block [^\0]+)\0")
-#: No kernel has more read-only data than this.
-_MAX_RODATA = 256 << 20
+#: The string that prints the memory cgroup of a page.
+_CHARGED = b"Charged %sto %smemcg %s\n\0"
 
 #: What is printed where: the literal before a conversion -> the column.
 _COLUMNS = (
@@ -93,51 +95,55 @@ def _pieces(form: str) -> list[_Piece]:
     return [*pieces, _Piece(form[at:], None)]
 
 
-def _format_strings(kernel: Kernel) -> tuple[str, str]:
-    """The format strings of a record's first two lines, from the kernel's read-only data.
+@dataclass(frozen=True)
+class Forms:
+    """What the lines of a record look like.
 
-    :raises UnsupportedError: They are not there.
+    :param pieces: Of the two first lines.
+    :param charged: Whether a line says which memory cgroup is charged (5.18, CONFIG_MEMCG).
     """
-    prog = kernel.target.prog
-    try:
-        start, end = prog.symbol("__start_rodata").address, prog.symbol("__end_rodata").address
-    except LookupError:
-        start = end = 0
-    if not 0 < end - start <= _MAX_RODATA:
-        raise UnsupportedError("the kernel's read-only data was not found: its symbols are missing")
-    data = kernel.target.reader.read(start, end - start).data.tobytes()
 
-    found = []
+    pieces: tuple[_Piece, ...]
+    charged: bool
+
+
+def read_forms(rodata: bytes) -> Forms:
+    """Find the format strings of a record in the kernel's read-only data.
+
+    :raises UnsupportedError: They are not there, or print something that mmdump does not know.
+    """
+    pieces: list[_Piece] = []
     for pattern in (_ALLOCATED, _PFN):
-        match = pattern.search(data)
+        match = pattern.search(rodata)
         if match is None:
             raise UnsupportedError("the text of this kernel's page_owner is not in the dump")
-        found.append(match[1].decode("latin-1"))
-    return found[0], found[1]
+        pieces += _pieces(match[1].decode("latin-1"))
+    return Forms(tuple(pieces), _CHARGED in rodata)
 
 
 @dataclass(frozen=True)
-class _Printer:
+class Printer:
     """Prints the records of a range of pages."""
 
     kernel: Kernel
     owners: Owners
-    pieces: list[_Piece]
+    forms: Forms
     reasons: tuple[str, ...]
     never_migrated: frozenset[int]
     group_by_mobility: bool
+    frames: Frames
 
     def lines(self, pages: PageRange) -> bytes:
         """The records of a range, one after the other."""
         assert pages.ext is not None
         allocated = self.owners.allocated(pages)
-        allocated &= ~self.owners.garbage(pages, allocated) & ~pages.in_free_block
+        allocated &= ~self.owners.garbage(pages, allocated)
         rows = np.flatnonzero(self.owners.first_pages(pages, allocated))
         if not len(rows):
             return b""
         columns = self._columns(pages, rows)
         parts: list[pl.Expr] = []
-        for piece in self.pieces:
+        for piece in self.forms.pieces:
             parts.append(pl.lit(piece.literal))
             if piece.column is not None:
                 parts.append(pl.col(piece.column))
@@ -172,9 +178,7 @@ class _Printer:
             "migrated": decoded(
                 pl.Series(record["last_migrate_reason"].astype(np.int64)), self._migrated, pl.String()
             ),
-            "memcg": decoded(
-                pl.Series(pages.memcg_data[rows]), partial(charged_text, self.kernel), pl.String()
-            ),
+            "memcg": self._charged(pages, rows),
         }
         for name, column in (
             ("pid", "pid"),
@@ -191,16 +195,21 @@ class _Printer:
             texts["comm"] = pl.Series(comms, dtype=pl.String).gather(inverse)
         return pl.DataFrame(texts)
 
+    def _charged(self, pages: PageRange, rows: np.ndarray) -> pl.Series:
+        if not self.forms.charged:
+            return pl.Series([""], dtype=pl.String).new_from_index(0, len(rows))
+        return decoded(pl.Series(pages.memcg_data[rows]), partial(charged_text, self.kernel), pl.String())
+
     def _gfp_type(self, mask: int) -> int:
         """``gfp_migratetype()``."""
-        return (mask & 0x18) >> 3 if self.group_by_mobility else 0
+        return gfp_migratetype(mask) if self.group_by_mobility else 0
 
     def _stack(self, handle: int) -> str:
         depot = self.kernel.stack_depot
         stack = depot.stack(handle) if depot is not None else None
         if stack is None or stack.status is not StackStatus.OK:
             return ""
-        return "".join(f" {self.kernel.symbols.text(address)}\n" for address in stack.frames)
+        return "".join(f" {self.frames.plain(address)}\n" for address in stack.frames)
 
     def _migrated(self, reason: int) -> str:
         if reason in self.never_migrated:
@@ -222,7 +231,7 @@ def _read(kernel: Kernel, ranges: Ranges) -> Iterator[bytes]:
     owners = read_owners(kernel)
     assert owners is not None
     prog = kernel.target.prog
-    first, second = _format_strings(kernel)
+    forms = read_forms(read_only_data(kernel))
     disabled = find_object(prog, "page_group_by_mobility_disabled")
     reasons = find_object(prog, "migrate_reason_names")
     try:
@@ -232,13 +241,14 @@ def _read(kernel: Kernel, ranges: Ranges) -> Iterator[bytes]:
         names, group_by_mobility = (), True
     # -1 up to 7.2; an enumerator of its own from 7.3.
     never = enumerators(prog, "enum migrate_reason").get("MR_NEVER", -1)
-    printer = _Printer(
+    printer = Printer(
         kernel,
         owners,
-        [*_pieces(first), *_pieces(second)],
+        forms,
         names,
         frozenset({-1, never}),
         group_by_mobility,
+        Frames(kernel),
     )
     for pages in ranges:
         if pages.ext is not None:

@@ -147,7 +147,7 @@ class Pinned(Analysis):
         groups = parts["groups"]
         incomplete = _unreadable(kernel)
         stacks, notes = stack_table(kernel, groups["stack_id"].drop_nulls().to_list())
-        tables = {"groups": group_table(groups), "stacks": stacks}
+        tables = {"groups": group_table(groups, kernel.target.page_size), "stacks": stacks}
         text_tables = ["groups"]
         findings = released(groups)
         if state.areas:

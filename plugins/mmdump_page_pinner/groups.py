@@ -17,7 +17,7 @@ GROUPS = Schema(
     (
         Column("evidence", Kind.TEXT, "what says that the folios are held"),
         Column("owner", Kind.TEXT, "name and PID of the task that allocated them"),
-        Column("folios", Kind.COUNT, "how many folios"),
+        Column("folios", Kind.COUNT, "how many folios", weight=True),
         Column("order", Kind.ID, "order of the folios"),
         Column("cma", Kind.TEXT, "CMA area they lie in"),
         Column("stack_id", Kind.ID, "call chain that allocated them"),
@@ -27,6 +27,7 @@ GROUPS = Schema(
         Column("owner_tgid", Kind.ID, "its thread group", in_text=False),
         Column("pages", Kind.COUNT, "rows of table pages", in_text=False),
         Column("first_pfn", Kind.PFN, "the first of them", in_text=False),
+        Column("bytes", Kind.BYTES, "size of the folios", in_text=False, weight=True),
     ),
     "",
 )
@@ -80,13 +81,14 @@ def _limit(groups: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([kept, fold_groups(lumped)])
 
 
-def group_table(groups: pl.DataFrame) -> Table:
+def group_table(groups: pl.DataFrame, page_size: int) -> Table:
     """The groups that are held, largest first, and after them those that were released."""
     groups = groups.sort(["state", "folios", "first_pfn"], descending=[False, True, False], nulls_last=True)
     groups = groups.with_columns(
         EVIDENCE_LISTS.gather(groups["folio_evidence"]).alias("evidence"),
         _owner().alias("owner"),
         pl.col("cma_area").alias("cma"),
+        (pl.col("folios") * page_size * 2 ** pl.col("order")).cast(pl.Int64).alias("bytes"),
     )
     return Table(GROUPS, groups.select(GROUPS.names))
 

@@ -10,6 +10,7 @@ import pytest
 from testbed.check import dumps_of, reading
 from testbed.conformance import FILES, conformance
 from testbed.held import expected, failures_in_trace, judge, pinned_rows
+from testbed.sort import compare_sorted, tool_of
 from testbed.truth import parse_truth
 
 #: A directory of the test bed's runs, one directory each.
@@ -49,3 +50,17 @@ def test_pinned_finds_what_the_workload_holds_and_no_more(run: Path, dump: Path)
     verdict = judge(pinned_rows(dump, run / "vmlinux"), want, failures)
     assert want.pinned | want.held
     assert not verdict.wrong
+
+
+@pytest.mark.skipif(not DUMPS, reason=f"{RUNS_VARIABLE} names no directory with runs of the test bed")
+@pytest.mark.parametrize(("run", "dump"), DUMPS)
+def test_page_owner_sort_says_the_same_of_the_dump_and_of_the_kernel(run: Path, dump: Path) -> None:
+    if run.name.endswith("-kexec"):
+        pytest.skip("a crashing kernel cannot be read again after its dump: nothing is known to stand still")
+    if tool_of(run) is None:
+        pytest.skip("page_owner_sort was not built: that needs the kernel's source and a compiler")
+    readings = reading(run, "/sys/kernel/debug/page_owner")
+    if not readings:
+        pytest.skip("this kernel has no page_owner")
+    found = compare_sorted(run, dump, readings)
+    assert found.perfect, [options for options, *_ in found.differences]

@@ -161,12 +161,15 @@ OWNER_DTYPE = np.dtype(
             "handle",
             "free_handle",
             "ts_nsec",
+            "free_ts_nsec",
             "comm",
             "pid",
             "tgid",
+            "free_pid",
+            "free_tgid",
         ],
-        "formats": ["<u2", "<u4", "<u4", "<u4", "<u8", "S16", "<i4", "<i4"],
-        "offsets": [0, 4, 8, 12, 16, 32, 48, 52],
+        "formats": ["<u2", "<u4", "<u4", "<u4", "<u8", "<u8", "S16", "<i4", "<i4", "<i4", "<i4"],
+        "offsets": [0, 4, 8, 12, 16, 24, 32, 48, 52, 56, 60],
         "itemsize": 64,
     }
 )
@@ -215,6 +218,15 @@ class Ext:
             record["order"][page], record["handle"][page] = order, handle
             record["comm"][page], record["pid"][page], record["tgid"][page] = comm, pid, pid
             record["ts_nsec"][page], record["gfp_mask"][page] = 1000 + row, 0xCC0
+        return self
+
+    def free(self, row: int, *, order: int = 0, handle: int = 0x21, pid: int = 8, ts: int = 5000) -> Ext:
+        """Write who freed a block, and that it is free; the owner's record stays."""
+        for page in range(row, min(row + (1 << order), len(self.rows))):
+            self.rows["flags"][page] &= ~np.uint64(2)
+            record = self.rows["page_owner"]
+            record["free_handle"][page], record["free_ts_nsec"][page] = handle, ts
+            record["free_pid"][page], record["free_tgid"][page] = pid, pid
         return self
 
     def mark(self, *rows: int) -> Ext:

@@ -154,7 +154,7 @@ def test_a_client_that_is_not_there_is_a_key_error_and_so_is_its_column() -> Non
     with pytest.raises(KeyError):
         found["page_pinner"]
     with pytest.raises(KeyError):
-        found["page_owner"]["free_pid"]
+        found["page_owner"]["no_such_member"]
 
 
 def test_entries_without_a_flags_word_have_no_flags() -> None:

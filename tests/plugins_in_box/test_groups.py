@@ -68,7 +68,7 @@ def test_the_table_has_what_is_held_first_and_the_largest_before_the_others() ->
     rows = [{"state": "released", "folio_evidence": PINNER}] * 9
     rows += [{"owner_comm": "dd", "owner_pid": 5}] * 2 + [{"owner_comm": "fio", "owner_pid": 6}] * 3
     rows += [{"owner_comm": None, "owner_pid": None, "folio_evidence": PINNER | FOLL_PIN}] * 2
-    table = group_table(groups_of(frame(*rows)))
+    table = group_table(groups_of(frame(*rows)), 4096)
     assert table.frame.columns == list(GROUPS.names)
     assert table.frame.select("state", "folios", "owner", "evidence").rows() == [
         ("held", 3, "fio 6", ["excess"]),

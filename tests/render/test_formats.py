@@ -17,16 +17,18 @@ def test_every_format_opens_and_takes_rows() -> None:
     for name, spec in FORMATS.items():
         assert spec.name == name
         assert isinstance(open_renderer(name, io.BytesIO()), Renderer)
-    assert {name for name, spec in FORMATS.items() if spec.one_table} == {"csv", "jsonl", "parquet"}
+    stacks = {"folded", "speedscope", "pprof"}
+    assert {name for name, spec in FORMATS.items() if spec.one_table} == {"csv", "jsonl", "parquet"} | stacks
+    assert {name for name, spec in FORMATS.items() if spec.stacks} == stacks
 
 
 def test_an_unknown_format_is_a_usage_error_that_names_those_there_are() -> None:
     with pytest.raises(UsageError) as raised:
         open_renderer("yaml", io.BytesIO())
-    assert raised.value.hint == "Formats: text, json, jsonl, csv, parquet."
+    assert raised.value.hint == "Formats: text, json, jsonl, csv, parquet, folded, speedscope, pprof."
 
 
-def test_a_plugin_adds_a_format_but_cannot_take_one_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_format_is_added_but_cannot_take_one_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(FORMATS, "jsonl")
     register(FormatSpec("ndjson", JsonlRenderer, one_table=True, suffixes=(".ndjson",)))
     try:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mmdump.errors import UsageError
 from mmdump.render import Query, query
-from mmdump.result import Table
+from mmdump.result import Column, Kind, Schema, Table
 
 from .examples import HOLDER_ROWS, HOLDERS, PAGE_ROWS, PAGES
 
@@ -98,3 +98,13 @@ def test_how_rows_are_cut_into_frames_changes_nothing(
     frames = [stream.push(PAGE_ROWS[start:end]) for start, end in pairwise(edges)]
     shown = [frame for frame in [*frames, stream.finish()] if frame is not None]
     assert (pl.concat(shown) if shown else whole.clear()).equals(whole)
+
+
+def test_a_column_can_be_sorted_by_an_alias() -> None:
+    schema = Schema("t", (Column("allocations", Kind.COUNT, aliases=("times", "t")), Column("ts", Kind.NSEC)))
+    table = Table(schema, pl.DataFrame({"allocations": [1, 3, 2], "ts": [1, 2, 3]}))
+    for name in ("times", "Times", "t", "allocations"):
+        found = Query.parse(sort=f"-{name}").table(table).frame
+        assert found["allocations"].to_list() == [3, 2, 1]
+    assert Query.parse(sort="ts").table(table).frame["ts"].to_list() == [1, 2, 3]
+    assert Query.parse(where="times > 1", columns="times").table(table).frame.columns == ["allocations"]

@@ -91,7 +91,7 @@ def test_a_table_has_its_title_and_an_empty_one_is_not_shown_unless_asked_for() 
 
 
 def test_a_comm_that_holds_an_escape_sequence_reaches_the_terminal_escaped() -> None:
-    schema = Schema("t\x1b", (Column("comm"), Column("frames")), title="title\x1b[31m")
+    schema = Schema("t\x1b", (Column("comm"), Column("frames", Kind.STACK)), title="title\x1b[31m")
     frame = pl.DataFrame({"comm": ["\x1b]0;owned\x07\u202e[red]x[/red]"], "frames": [["a\nb\x9b"]]})
     evil = "\x1b[2J\n"
     result = dataclasses.replace(
@@ -117,7 +117,9 @@ def test_colour_is_for_what_matters_and_changes_no_text() -> None:
 
 
 def test_frames_stand_one_per_line_below_their_row() -> None:
-    schema = Schema("stacks", (Column("handle", Kind.ID), Column("pages", Kind.COUNT), Column("frames")))
+    schema = Schema(
+        "stacks", (Column("handle", Kind.ID), Column("pages", Kind.COUNT), Column("frames", Kind.STACK))
+    )
     frame = pl.DataFrame(
         {"handle": [7, 8], "pages": [1024, 1], "frames": [["alloc_pages+0x10", "do_fault+0x20"], None]}
     )

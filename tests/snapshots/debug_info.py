@@ -1,6 +1,6 @@
 """Whether a type that drgn found is the one that was declared."""
 
-from drgn import Type, TypeKind
+from drgn import Qualifiers, Type, TypeKind
 
 from mmdump_snapshots.kernels import CType
 
@@ -27,6 +27,12 @@ def assert_same(found: Type, kind: CType, seen: set[int] | None = None) -> None:
     if id(kind) in seen:
         return
     seen.add(id(kind))
+    const = kind.kind == "const"
+    assert bool(found.qualifiers & Qualifiers.CONST) == const
+    if const:
+        # To drgn it is a property of the type, not one around it.
+        assert_same(found.unqualified(), kind.target or VOID, seen)
+        return
     assert found.kind == KINDS[kind.kind]
     if kind.kind in {"int", "bool", "float"}:
         assert (found.name, found.size) == (kind.name, kind.size)

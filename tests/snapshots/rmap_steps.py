@@ -34,7 +34,7 @@ class Life:
         self.machine = machine
         self.files = [PageCache(machine, "file"), PageCache(machine, "shm", shmem=True)]
         first = process(machine, "first")
-        first.mmap(2 * NR)
+        first.mmap(2 << machine.era.pmd_order)
         first.mmap(NR, file=self.files[0], shared=False)
         first.mmap(NR, file=self.files[1])
         self.mms: list[Mm] = [first]
@@ -79,7 +79,7 @@ class Life:
 
     def _huge(self, a: int, b: int) -> None:
         mm, vma, slot = self._at(a, b)
-        mm.fault(vma, slot, order=9, write=bool(a & 64))
+        mm.fault(vma, slot, order=self.machine.era.pmd_order, write=bool(a & 64))
 
     def _mthp(self, a: int, b: int) -> None:
         mm, vma, slot = self._at(a, b)

@@ -101,6 +101,21 @@ def test_a_flattened_dump_without_its_end_is_truncated(write):
     assert "no end" in inspect_dump(write(flatten(kdump({1: A}), end=False))).truncated
 
 
+def with_erase_info(raw, size):
+    """A kdump whose sub header claims erase information at the start of the file."""
+    at = PAGE + struct.calcsize("<QiiQQqQqQq")
+    return raw[:at] + struct.pack("<Q", size) + raw[at + 8 :]
+
+
+def elf_core_with_notes_over_each_other(count):
+    """A small core of which many segments claim to be the same large note."""
+    size = 1 << 16
+    offset = 64 + 56 * count
+    header = elf_core([])[:56] + struct.pack("<HHHH", count, 64, 0, 0)
+    segment = struct.pack("<IIQQQQQQ", 4, 0, offset, 0, 0, size, size, 0)
+    return header + segment * count + note(b"VMCOREINFO", 0, builders.VMCOREINFO).ljust(size, b"\0")
+
+
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
@@ -124,6 +139,9 @@ def test_a_flattened_dump_without_its_end_is_truncated(write):
         (kdump({1: A}, max_mapnr=1 << 50), "number of pages"),
         (kdump({1: A}).replace(b"=", b"-"), "has no VMCOREINFO"),
         (kdump({1: A}, split=1), "one part of a dump"),
+        (with_erase_info(kdump({1: A}), 1 << 24), "past the end"),
+        (elf_core_with_notes_over_each_other(5000), "notes are larger"),
+        (flatten(b"")[:-16] + struct.pack(">qqB", 0, 1, 0) * (1 << 20 | 8), "too many records"),
         (flatten(b"nothing"), "not an ELF core or kdump file"),
         (flatten(kdump({1: A}))[:100], "cut off"),
     ],
@@ -139,6 +157,25 @@ def test_a_dump_of_a_32_bit_kernel_is_named_as_such(write):
     struct.pack_into("<IiiII", raw, 412, 0, PAGE, 1, 2, 2)
     with pytest.raises(OpenError, match="32-bit"):
         inspect_dump(write(bytes(raw)))
+
+
+def test_a_descriptor_in_the_middle_that_leads_nowhere_loses_its_page(write):
+    raw = bytearray(kdump({pfn: noise(pfn) for pfn in range(1, 6)}))
+    table = len(raw) - sum(len(noise(pfn)) for pfn in range(1, 6)) - 24 * 5
+    struct.pack_into("<Q", raw, table + 24 * 2, 1 << 40)
+    dump = inspect_dump(write(bytes(raw)))
+    assert "1 pages lead past its end" in dump.truncated
+    assert "damaged" in dump.describe()
+    assert dump.coverage.status(1, 5).tolist() == [PRESENT, PRESENT, TRUNCATED, PRESENT, PRESENT]
+
+
+def test_a_bitmap_with_a_page_too_few_is_noticed(write):
+    raw = bytearray(kdump({1: noise(1), 2: noise(2)}))
+    assert inspect_dump(write(bytes(raw))).truncated is None
+    dumped = len(raw) - 2 * PAGE - 2 * 24 - PAGE
+    assert raw[dumped] == 0b110
+    raw[dumped] = 0b100
+    assert "does not fit" in inspect_dump(write(bytes(raw))).truncated
 
 
 def test_a_directory_and_a_missing_file_are_no_dumps(tmp_path):

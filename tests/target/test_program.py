@@ -1,5 +1,6 @@
 import gzip
 import lzma
+import os
 import shutil
 import subprocess
 import sys
@@ -65,8 +66,6 @@ def test_a_page_lost_to_truncation_faults_and_does_not_kill_the_process(write):
 
 
 def test_without_room_for_a_copy_it_is_said_how_to_get_some(write, monkeypatch):
-    import os
-
     full = os.statvfs_result((4096, 4096, 1, 0, 0, 1, 1, 1, 0, 255))
     monkeypatch.setattr("os.fstatvfs", lambda _: full)
     with pytest.raises(OpenError, match="has no room") as caught:
@@ -85,6 +84,9 @@ def test_a_file_without_debug_info_is_refused_when_asked_for_and_skipped_beside_
         open_target(path, symbols=[write(b"text", "vmlinuz")])
     with pytest.raises(OpenError, match="no such file"):
         open_target(path, symbols=[path.parent / "nothing"])
+    os.mkfifo(path.parent / "fifo")
+    with pytest.raises(OpenError, match="not a regular file"):
+        open_target(path, symbols=[path.parent / "fifo"])
     write(b"text", "vmlinux")
     with pytest.raises(OpenError, match="vmlinux has no debug info"):
         open_target(path)
@@ -116,6 +118,18 @@ def test_a_compressed_file_is_decompressed_once(write, compress):
     write(compress(b"another"), "vmlinux.z")
     assert decompressed(path).read_bytes() == b"another"
     assert not list(first.parent.glob(".partial*"))
+
+
+def test_a_dump_is_opened_without_debug_info_where_that_will_do(write):
+    with open_target(write(elf_core([(PAGE, A, PAGE)])), bare=True) as target:
+        assert target.debug_info is None
+        assert "no debug info for kernel 6.12.0-test" in target.no_debug_info
+
+
+def test_a_file_that_grows_out_of_all_proportion_is_no_debug_info(write):
+    bomb = zstandard.compress(bytes(100 << 20))
+    with pytest.raises(OpenError, match="which no debug info does"):
+        decompressed(write(bomb, "vmlinux.zst"))
 
 
 @pytest.mark.parametrize("compress", [zstandard.compress, lzma.compress, gzip.compress])

@@ -66,6 +66,10 @@ _INTEGERS = {
 }
 
 
+def _points_to_const(node: c_ast.Node) -> bool:
+    return isinstance(node, c_ast.PtrDecl) and "const" in getattr(node.type, "quals", ())
+
+
 def _specifier(names: list[str]) -> str:
     words = sorted(names)
     if len(words) > 1 and "int" in words:
@@ -118,6 +122,7 @@ class _Layout:
         self.named["__int128"] = CType("int", "__int128", 16, 16, signed=True)
         self.pointers: dict[int, CType] = {}
         self.arrays: dict[tuple[int, int | None], CType] = {}
+        self.constants: dict[int, CType] = {}
 
     def file(self, tree: c_ast.FileAST) -> Declarations:
         variables: list[Variable] = []
@@ -198,10 +203,13 @@ class _Layout:
                 variadic = True
                 continue
             kind = self.type(each.type)
-            if kind.kind == "array" and kind.target is not None:
-                kind = self.pointers.setdefault(
-                    id(kind.target), CType("pointer", None, 8, 8, target=kind.target)
-                )
+            target = kind.target
+            if kind.kind == "array" and target is not None:
+                kind = self.pointers.setdefault(id(target), CType("pointer", None, 8, 8, target=target))
+            elif target is not None and _points_to_const(each.type):
+                # Qualifiers matter here alone: whether a function only reads a page tells kernels apart.
+                const = self.constants.setdefault(id(target), CType("const", target=target))
+                kind = self.pointers.setdefault(id(const), CType("pointer", None, 8, 8, target=const))
             if kind.kind != "void":
                 parameters.append((each.name, kind))
         return CType("function", target=self.type(node.type), parameters=tuple(parameters), variadic=variadic)

@@ -22,12 +22,12 @@ class CType:
     """A type. Two are the same if they are the same object.
 
     :ivar kind: ``int``, ``bool``, ``float``, ``enum``, ``struct``, ``union``, ``pointer``, ``array``,
-        ``typedef``, ``void`` or ``function``.
+        ``typedef``, ``void`` or ``function``; and ``const``, behind a parameter that is a pointer.
     :ivar name: ``unsigned long``, ``atomic_t``; for struct, union and enum the tag. None where there is none.
     :ivar size: Bytes; 0 where it is not known (``complete``), of a flexible array, of void and of functions.
     :ivar align: Bytes.
     :ivar members: Of a struct or union, in order; anonymous ones have no name.
-    :ivar target: Of a pointer, array or typedef; what a function returns.
+    :ivar target: Of a pointer, array, typedef or const; what a function returns.
     :ivar length: Of an array; None for a flexible one.
     :ivar signed: Of an int or enum.
     :ivar enumerators: Of an enum.
@@ -65,6 +65,8 @@ class CType:
             return f"{self.kind} {self.name or '<anonymous>'}"
         if self.kind == "pointer":
             return f"{self.target} *"
+        if self.kind == "const":
+            return f"const {self.target}"
         if self.kind == "array":
             return f"{self.target}[{'' if self.length is None else self.length}]"
         return self.name or self.kind

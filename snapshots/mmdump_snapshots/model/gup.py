@@ -90,7 +90,10 @@ class Gup:
         if machine.pages.has(head, PageFlag.LRU):
             machine.get_page(head)
             machine.batches.isolate(head)
-            left, _ = migrate_pages(machine, [head], MigrateReason.LONGTERM_PIN)
+            # A reason of its own since 5.13.
+            longterm = machine.era.version >= (5, 13)
+            reason = MigrateReason.LONGTERM_PIN if longterm else MigrateReason.CONTIG_RANGE
+            left, _ = migrate_pages(machine, [head], reason)
             for page in left:
                 machine.batches.putback(page)
 

@@ -76,7 +76,8 @@ class OwnerTruth:
     :ivar enabled: page_owner is on. Without, everything of it is empty.
     :ivar page_size: Bytes.
     :ivar comms: Names of tasks, by the index in the records.
-    :ivar allocated: Records of pages that are allocated.
+    :ivar allocated: Records of pages that are allocated. Pages on per-CPU lists when page_owner began are
+        among them until they return to a free block; their record stays, but free blocks are stepped over.
     :ivar freed: Records of pages that are free, and have a history (5.4 and newer).
     :ivar stacks: Handle -> frames, of every stack in the depot.
     :ivar by_stack: Handle -> sums, for handles of allocated pages.
@@ -122,14 +123,14 @@ def owner_truth(machine: Machine) -> OwnerTruth:
     )
     if owner is None or not owner.inited:
         return truth
-    recorded = _pages_with(machine, ExtFlag.OWNER, owner.owners)
-    allocated = (machine.page_ext.flags[recorded.pfn] & np.uint8(owner.allocated)) != 0
-    allocated &= recorded["handle"] != 0
-    live = _rows(recorded, allocated)
+    recorded = _pages_with(machine, ExtFlag.OWNER)
+    flagged = (machine.page_ext.flags[recorded] & np.uint8(owner.allocated)) != 0
+    flagged &= owner.owners.handle[recorded] != 0
+    live = _records(owner.owners, recorded[flagged & ~_in_free_blocks(machine, recorded)])
     return replace(
         truth,
         allocated=live,
-        freed=_rows(recorded, ~allocated),
+        freed=_records(owner.owners, recorded[~flagged]),
         by_stack=_sums(live, truth.stacks, every_page=machine.era.owner_on_every_page),
         special={
             "dummy_handle": owner.dummy_handle,
@@ -145,20 +146,28 @@ def owner_truth(machine: Machine) -> OwnerTruth:
     )
 
 
-def _pages_with(machine: Machine, flag: ExtFlag, owners: Owners) -> Records:
-    """The records of all pages whose page_ext has a flag."""
+def _pages_with(machine: Machine, flag: ExtFlag) -> NDArray[np.int64]:
+    """PFNs of all pages whose page_ext has a flag."""
     flags = machine.page_ext.flags
     found = [
         np.flatnonzero(flags[at : min(at + _CHUNK, end)] & np.uint8(flag)) + at
         for start, end in machine.ram
         for at in range(start, end, _CHUNK)
     ]
-    pfn = np.concatenate(found).astype(np.int64)
+    return np.concatenate(found).astype(np.int64, copy=False)
+
+
+def _in_free_blocks(machine: Machine, pfn: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of these pages lie in a free block, ``is_free_buddy_page()``."""
+    pages, found = machine.pages, np.zeros(len(pfn), np.bool_)
+    for order in range(machine.era.max_order + 1):
+        head = pfn & -(1 << order)
+        found |= (pages.type[head] == PageType.BUDDY) & (pages.order[head] >= order)
+    return found
+
+
+def _records(owners: Owners, pfn: NDArray[np.int64]) -> Records:
     return Records(pfn, {name: values[pfn] for name, values in vars(owners).items()})
-
-
-def _rows(records: Records, which: NDArray[np.bool_]) -> Records:
-    return Records(records.pfn[which], {name: values[which] for name, values in records.members.items()})
 
 
 def _sums(live: Records, stacks: dict[int, tuple[str, ...]], *, every_page: bool) -> dict[int, StackSum]:
@@ -242,14 +251,15 @@ def mixed_pageblocks(machine: Machine, zone: Zone) -> dict[str, int]:
 
 
 def _allocated_in(machine: Machine, zone: Zone) -> Iterator[NDArray[np.int64]]:
-    """PFNs of the pages of a zone that are allocated by their record, and not reserved; in pieces."""
+    """PFNs of the pages of a zone that are allocated by their record, not free nor reserved; in pieces."""
     owner = machine.page_owner
     assert owner is not None
     flags = machine.page_ext.flags
     for first in range(zone.start_pfn, zone.start_pfn + zone.spanned, _CHUNK):
         rows = slice(first, min(first + _CHUNK, zone.start_pfn + zone.spanned))
         found = np.flatnonzero(flags[rows] & np.uint8(owner.allocated)) + first
-        yield found[machine.pages.flags[found] & np.uint32(PageFlag.RESERVED) == 0]
+        found = found[machine.pages.flags[found] & np.uint32(PageFlag.RESERVED) == 0]
+        yield found[~_in_free_blocks(machine, found)]
 
 
 def _gfp_migratetype(gfp: NDArray[np.uint32]) -> NDArray[np.uint8]:

@@ -133,6 +133,8 @@ def _account(machine: Machine, head: int, mappings: Mappings) -> tuple[int, int,
 def _owner(machine: Machine, pfn: int) -> tuple[str | None, int | None, int | None]:
     """Name, PID and stack handle of who allocated a page, as far as the era records them."""
     tracker = machine.page_owner
+    if not machine.era.owner_on_every_page:
+        pfn = machine.pages.head(pfn)
     if tracker is None or not machine.page_ext.flags[pfn] & tracker.allocated:
         return None, None, None
     owners, era = tracker.owners, machine.era

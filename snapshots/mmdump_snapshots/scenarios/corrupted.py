@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["corrupt", "corrupted"]
 
-#: What is overwritten, each once: the kernel's own description of itself stays, so that the rest can be read.
-_OVERWRITTEN = ("page array", "page_ext", "stack depot", "nodes and zones", "memory sections")
+#: What is overwritten. What leads to it stays, so that the rest can be read.
+_OVERWRITTEN = ("page array", "page_ext", "stack depot", "nodes and zones")
 
 
 def corrupted(machine: Machine) -> None:
@@ -24,7 +24,7 @@ def corrupted(machine: Machine) -> None:
 
 
 def corrupt(image: Image, rng: Random) -> None:
-    """Overwrite some of the page array, of page_ext, of the depot, and of what leads to them."""
+    """Overwrite some of the page array, of page_ext, of the depot and of the zones."""
     from ..writer.damage import Damage
     from ..writer.targets import targets
 

@@ -85,6 +85,7 @@ class DumpState(State):
         self._ext_bits = tuple(kernel.page_ext.flags.values())
         self.ram = tuple((low, high) for low, high in kernel.memmap.ranges.tolist())
         self.cpus = len(possible_cpus(prog))
+        self.clock = max(queue.clock.value_() for queue in each_cpu(prog, prog["runqueues"]))
         self.switches = frozenset(
             name
             for name in _KEYS

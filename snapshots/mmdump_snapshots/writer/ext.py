@@ -49,6 +49,8 @@ class ExtWriter:
         """The entries of the pages [start, stop), uint8."""
         raw = np.zeros((stop - start) * self.stride, np.uint8)
         owners = self._state.owners(start, stop)
+        if owners is None:
+            return raw
         if self._has_flags:
             words = np.zeros(stop - start, np.uint64)
             for theirs, ours in self._flags:
@@ -65,10 +67,12 @@ class ExtWriter:
 
 def write_page_ext(arena: Arena, state: State) -> None:
     """Write page_ext's tables (when they are read), and the variables of its clients."""
-    ext = state.page_ext
+    ext, types = state.page_ext, arena.profile.types
     if ext is None:
+        # Up to 6.2 the size began as that of the flags word, also where nobody wanted page_ext.
+        if "struct page_ext" in types and not types.has("struct page_ext_operations", "need_shared_flags"):
+            arena.maybe("page_ext_size", types.sizeof("struct page_ext"))
         return
-    types = arena.profile.types
     # 5.4; before, what clients want beyond the flags word.
     if not arena.maybe("page_ext_size", ext.stride):
         arena.maybe("extra_mem", max(ext.stride - types.sizeof("struct page_ext"), 0))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mmdump.malloc import keep_freed_memory
 from mmdump_snapshots.writer.addresses import AddressSpace
 from mmdump_snapshots.writer.arena import Arena
 from mmdump_snapshots.writer.depot import write_depot
@@ -112,6 +113,7 @@ class Image:
         :param filter_level: makedumpfile's dump level, 0 to 31.
         :return: The path of the vmcore.
         """
+        keep_freed_memory()
         target = Path(directory)
         target.mkdir(parents=True, exist_ok=True)
         (target / "vmlinux").write_bytes(self.vmlinux.elf)

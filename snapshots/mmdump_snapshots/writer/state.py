@@ -299,6 +299,7 @@ class State(ABC):
         4, with what mlock marks in the low bits of its pointers.
     :ivar reserved: PFN ranges that the writer may fill with what the kernel keeps itself in.
     :ivar switches: Boot-time switches that are on, by the name of their static key.
+    :ivar clock: ``local_clock()``, ns; 0 where the source does not know it.
     """
 
     release: str | None = None
@@ -318,6 +319,7 @@ class State(ABC):
     tasks: Sequence[TaskState]
     reporting: ReportingState
     switches: frozenset[str]
+    clock: int = 0
 
     @property
     def end_pfn(self) -> int:
@@ -333,8 +335,8 @@ class State(ABC):
         """The compound pages whose heads are in [start, stop)."""
 
     @abstractmethod
-    def owners(self, start: int, stop: int) -> OwnerColumns:
-        """The page_ext entries of [start, stop)."""
+    def owners(self, start: int, stop: int) -> OwnerColumns | None:
+        """The page_ext entries of [start, stop); None where none was ever written, so that all are zero."""
 
     @abstractmethod
     def pageblocks(self, start: int, stop: int) -> tuple[U8, Bools]:

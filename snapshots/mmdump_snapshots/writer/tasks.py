@@ -39,7 +39,7 @@ def write_tasks(arena: Arena, state: State, percpu: PerCpu) -> None:
         else:
             arena.finish(struct)
     _namespace(arena, pids)
-    _idle(arena, percpu, init)
+    _runqueues(arena, percpu, init, state.clock)
 
 
 def _fill(struct: Struct, task: TaskState, leader: Struct) -> None:
@@ -119,8 +119,8 @@ def _node(arena: Arena, entries: dict[int, int], shift: int, offset: int) -> int
     return arena.finish(node) | (2 if name == "struct xa_node" else 1)
 
 
-def _idle(arena: Arena, percpu: PerCpu, init: Struct) -> None:
-    """``runqueues.idle``: each CPU's swapper."""
+def _runqueues(arena: Arena, percpu: PerCpu, init: Struct, clock: int) -> None:
+    """``runqueues``: each CPU's swapper, and the time when it last looked at the clock."""
     if not arena.has("runqueues"):
         return
     for cpu in range(percpu.cpus):
@@ -133,6 +133,7 @@ def _idle(arena: Arena, percpu: PerCpu, init: Struct) -> None:
         for name in ("idle", "curr"):
             runqueue.maybe(name, task.address)
         runqueue.maybe("cpu", cpu)
+        runqueue.maybe("clock", clock)
         percpu.finish(runqueue)
 
 

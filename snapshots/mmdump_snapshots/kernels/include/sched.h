@@ -208,6 +208,15 @@ struct rq {
 	struct task_struct *idle;
 #endif
 	struct task_struct *stop;
+	unsigned long next_balance;
+	struct mm_struct *prev_mm;
+#if KERNEL >= 7.0
+	u64 clock;
+	unsigned int clock_update_flags;
+#else
+	unsigned int clock_update_flags;
+	u64 clock;
+#endif
 	unsigned long __left_out_domains[20];
 	int cpu;
 	int online;

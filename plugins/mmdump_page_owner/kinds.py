@@ -1,0 +1,65 @@
+"""What an allocated page is used for, as far as ``struct page`` says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmdump.kernel.arrays import I64, U8, Bools
+from mmdump.kernel.page import MAPPING_KSM, MAPPING_MOVABLE
+from mmdump.kernel.references import folio_kinds
+
+if TYPE_CHECKING:
+    from mmdump.kernel.page import PageRange
+
+__all__ = ["KINDS", "KIND_ALIASES", "kernels_own", "kind_codes"]
+
+#: Kinds by code. ``kernel`` is what no other name fits: a driver's buffers, the network's, vmalloc's, a
+#: pipe's; ``cma`` the same in a CMA area, where only cma_alloc() puts it. ``other`` is typed (zsmalloc,
+#: offline), movable by its driver, or on an LRU without a mapping.
+KINDS = ("kernel", "cma", "slab", "anon", "ksm", "file", "shmem", "table", "hugetlb", "reserved", "other")
+_KERNEL = 0
+#: Words that mean several kinds.
+KIND_ALIASES = {"page-cache": ("file", "shmem"), "user": ("anon", "ksm", "file", "shmem", "hugetlb")}
+
+_CODE = {name: np.uint8(code) for code, name in enumerate(KINDS)}
+
+
+def kernels_own(pages: PageRange, rows: I64) -> Bools:
+    """Whether each of these rows is the kernel's own memory, of kind ``kernel`` or ``cma``."""
+    # Most pages are told apart by two words.
+    maybe = (pages.mapping[rows] == 0) & ~pages.has_flag("PG_lru", "PG_reserved", "PG_slab", at=rows)
+    found = np.flatnonzero(maybe)
+    maybe[found] = kind_codes(pages, rows[found]) == _KERNEL
+    return maybe
+
+
+def kind_codes(pages: PageRange, rows: I64, cma: int = -1) -> U8:
+    """Index into :data:`KINDS` for each of these rows; tail pages are what their head is.
+
+    :param cma: The number of MIGRATE_CMA, to tell ``cma`` from ``kernel``; -1 where there is none.
+    :return: uint8, as many as rows.
+    """
+    # Whose head is where takes longer to tell than that there is none.
+    heads = pages.head_pfn[rows] - pages.start if pages.is_tail[rows].any() else rows
+    # No range cuts a folio but gigantic hugetlb pages.
+    outside = heads < 0
+    heads = np.where(outside, rows, heads)
+    codes = np.zeros(len(rows), np.uint8)
+    kinds = folio_kinds(pages, heads)
+    movable = (pages.mapping[heads] & np.uint64(MAPPING_KSM)) == MAPPING_MOVABLE
+    codes[pages.has_flag("PG_lru", at=heads) | movable] = _CODE["other"]
+    for name in ("anon", "ksm", "file", "shmem"):
+        codes[getattr(kinds, name)] = _CODE[name]
+    codes[(codes == _KERNEL) & pages.has_flag("PG_reserved", at=heads)] = _CODE["reserved"]
+    # What has a type uses the words above for things of its own.
+    slab = pages.is_type("slab", at=heads)
+    codes[pages.is_typed(at=heads) & ~slab] = _CODE["other"]
+    codes[pages.is_type("table", at=heads)] = _CODE["table"]
+    codes[pages.is_type("hugetlb", at=heads) | outside] = _CODE["hugetlb"]
+    codes[slab] = _CODE["slab"]
+    if cma >= 0:
+        own = np.flatnonzero(codes == _KERNEL)
+        codes[own[pages.migratetype_of(rows[own]) == cma]] = _CODE["cma"]
+    return codes

@@ -1,0 +1,193 @@
+"""Which call chains look like leaks.
+
+One dump cannot prove a leak: it does not show what would still have been freed. A chain is a *suspect* when
+all of these hold:
+
+- its pages are the kernel's own: no slab, not on an LRU, no page cache or anonymous memory, no page table,
+  not reserved (see :mod:`mmdump_page_owner.kinds`);
+- there are many: at least 256 allocations, and 1 MiB;
+- they were made all the time, not in a burst: since the first of them, in the first half of the time that the
+  machine ran, allocations of three quarters of all sixteenths of that time are still there, of the last
+  sixteenth too, and no sixteenth has more than a quarter of them;
+- what it allocated is not freed: for ten of its pages there is at most one that lies free now and whose
+  record says that this chain had allocated it last.
+
+A cache that grows with use and never shrinks looks the same.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from mmdump.kernel.arrays import I64, runs
+from mmdump.result import Column, Finding, Kind, Schema, Severity, Table
+from mmdump_page_owner.chains import BROKEN, Chains
+from mmdump_page_owner.kinds import kernels_own
+
+if TYPE_CHECKING:
+    from mmdump.analysis import Columns
+    from mmdump_page_owner.codes import Rows
+
+__all__ = [
+    "age_rows",
+    "candidates",
+    "fold_ages",
+    "fold_frees",
+    "free_rows",
+    "leak_finding",
+    "suspect_table",
+    "why_no_leaks",
+]
+
+#: Parts that the machine's time is divided into.
+_PARTS = 16
+_LEAST_ALLOCATIONS = 256
+_LEAST_BYTES = 1 << 20
+_LEAST_FILLED = 0.75
+_LARGEST_PART = 0.25
+_PAGES_FOR_ONE_FREED = 10
+#: Chains kept at most; a real depot has some thousands.
+_MAX_CHAINS = 1 << 16
+
+SUSPECTS = Schema(
+    "suspects",
+    (
+        Column("pages", Kind.COUNT, "the kernel's own pages that the chain allocated", weight=True),
+        Column("bytes", Kind.BYTES, "the same in bytes", weight=True),
+        Column("allocations", Kind.COUNT, "how many allocations they are"),
+        Column("oldest_ts_nsec", Kind.NSEC, "when the oldest was made"),
+        Column("newest_ts_nsec", Kind.NSEC, "when the newest was made"),
+        Column("freed_pages", Kind.COUNT, "pages that lie free and were last allocated by the chain"),
+        Column("stack_id", Kind.ID, "stack depot handle of the chain"),
+        Column("frames", Kind.STACK, "call chain, innermost first"),
+    ),
+    "Suspected leaks",
+)
+
+
+def why_no_leaks(*, has_ts: bool) -> str:
+    """Why leaks could not be looked for, in one sentence.
+
+    :param has_ts: Whether the records say when a page was allocated (5.11).
+    """
+    if not has_ts:
+        return (
+            "This kernel does not record when pages were allocated (Linux 5.11 and newer do): "
+            "leaks were not looked for."
+        )
+    return "When the dump was taken is not in it: leaks were not looked for."
+
+
+def age_rows(rows: Rows, handle_mask: int, now: int) -> Columns:
+    """Allocations of the kernel's own memory, by the part of the machine's time that they were made in.
+
+    :param rows: First pages of allocations.
+    :param now: When the dump was taken, nanoseconds.
+    """
+    rows = rows.only(kernels_own(rows.pages, rows.rows))
+    ts = rows.code("ts")
+    part = np.minimum(ts // np.uint64(now // _PARTS + 1), _PARTS - 1).astype(np.uint8)
+    return {
+        "stack_id": _allocated_by(rows, handle_mask),
+        "part": part,
+        "pages": np.left_shift(1, rows.code("order")),
+        "allocations": np.ones(len(part), np.int64),
+        "oldest": ts,
+        "newest": ts,
+    }
+
+
+def free_rows(rows: Rows, handle_mask: int) -> Columns:
+    """Pages that lie free, by the chain that had allocated them.
+
+    :param rows: Of freed pages.
+    """
+    handles = _allocated_by(rows, handle_mask)
+    starts, lengths = runs(handles)
+    return {"stack_id": handles[starts], "freed_pages": lengths}
+
+
+def _allocated_by(rows: Rows, handle_mask: int) -> I64:
+    """The chains that allocated the pages, whether they are allocated now or not."""
+    return (rows.record["handle"][rows.rows] & np.uint32(handle_mask)).astype(np.int64)
+
+
+def fold_ages(frame: pl.DataFrame) -> pl.DataFrame:
+    """Sum by chain and part."""
+    summed = frame.group_by("stack_id", "part").agg(
+        pl.col("pages").sum(), pl.col("allocations").sum(), pl.col("oldest").min(), pl.col("newest").max()
+    )
+    if len(summed) <= _MAX_CHAINS * _PARTS:
+        return summed
+    # Only garbage has so many; chains of few allocations are no suspects.
+    total = pl.col("allocations").sum().over("stack_id")
+    return summed.sort(total, descending=True).head(_MAX_CHAINS * _PARTS // 2)
+
+
+def fold_frees(frame: pl.DataFrame) -> pl.DataFrame:
+    """Sum by chain. Beyond a limit all chains count as such that free, so that none is wrongly suspected."""
+    summed = frame.group_by("stack_id").agg(pl.col("freed_pages").sum())
+    if len(summed) <= _MAX_CHAINS:
+        return summed
+    return pl.DataFrame({"stack_id": [-1], "freed_pages": [1]}, schema=summed.schema)
+
+
+def candidates(ages: pl.DataFrame, frees: pl.DataFrame, page_size: int) -> pl.DataFrame:
+    """The chains that the rule above suspects, by handle, those with most pages first."""
+    if frees["stack_id"].eq(-1).any():
+        return ages.clear().select("stack_id")
+    chains = ages.group_by("stack_id").agg(
+        pl.col("pages").sum(),
+        pl.col("allocations").sum(),
+        pl.col("oldest").min().alias("oldest_ts_nsec"),
+        pl.col("newest").max().alias("newest_ts_nsec"),
+        pl.col("part").n_unique().alias("filled"),
+        pl.col("part").min().alias("first"),
+        pl.col("part").max().alias("last"),
+        pl.col("allocations").max().alias("largest"),
+    )
+    chains = chains.join(frees, on="stack_id", how="left").with_columns(
+        pl.col("freed_pages").fill_null(0), (pl.col("pages") * page_size).alias("bytes")
+    )
+    allocations = pl.col("allocations")
+    return chains.filter(
+        (allocations >= _LEAST_ALLOCATIONS) & (pl.col("bytes") >= _LEAST_BYTES),
+        (pl.col("first") < _PARTS // 2) & (pl.col("last") == _PARTS - 1),
+        pl.col("filled") >= _LEAST_FILLED * (_PARTS - pl.col("first").cast(pl.Int64)),
+        pl.col("largest") <= _LARGEST_PART * allocations,
+        pl.col("freed_pages") * _PAGES_FOR_ONE_FREED <= pl.col("pages"),
+    ).sort("pages", "stack_id", descending=[True, False])
+
+
+def suspect_table(found: pl.DataFrame, chains: Chains) -> Table | None:
+    """The suspects with their call chains; None when there are none.
+
+    :param found: Of :func:`candidates`.
+    """
+    status = chains.of(found["stack_id"], "status")
+    special = chains.of(found["stack_id"], "special")
+    # What page_owner could not attribute comes from anywhere.
+    found = found.filter(~status.is_in(BROKEN) & special.is_null())
+    if not len(found):
+        return None
+    frames = chains.of(found["stack_id"], "frames").alias("frames")
+    return Table(SUSPECTS, found.with_columns(frames).select(SUSPECTS.names))
+
+
+def leak_finding(suspects: Table) -> Finding:
+    """That there are suspects, and why one looks like a leak."""
+    largest = suspects.frame.row(0, named=True)
+    count = len(suspects.frame)
+    mib = int(suspects.frame["bytes"].sum()) / (1 << 20)
+    others = f", and {count - 1} more {'chain' if count == 2 else 'chains'}" if count > 1 else ""
+    return Finding(
+        "page-owner-leak",
+        Severity.WARNING,
+        f"Suspected leak: call chain {largest['stack_id']}{others} allocated kernel memory all the time "
+        f"the machine ran and hardly freed any ({mib:.1f} MiB in all). "
+        "One dump cannot prove it: a cache that only grows looks the same.",
+        SUSPECTS.name,
+    )

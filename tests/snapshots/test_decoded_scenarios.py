@@ -1,0 +1,32 @@
+"""Every scenario under every kernel: all that mmdump decodes of it is the truth."""
+
+from __future__ import annotations
+
+import pytest
+
+from mmdump_snapshots.kernels import profile
+from mmdump_snapshots.scenarios import SCENARIOS
+from tests.snapshots.decoded import Decoded
+from tests.snapshots.decoded_checks import CHECKS
+from tests.snapshots.machines import PROFILES
+
+CASES = [
+    (name, scenario)
+    for name in PROFILES
+    for scenario in SCENARIOS
+    # What is spoilt is no truth.
+    if scenario.spoil is None and profile(name).version >= scenario.since
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "scenario"), CASES, ids=[f"{name}-{scenario.name}" for name, scenario in CASES]
+)
+def test_what_is_decoded_is_the_truth(name, scenario):
+    decoded = Decoded(scenario.play(profile(name), seed=1), profile(name), seed=1)
+    for check in CHECKS:
+        check(decoded)
+    if scenario.name == "cma-failure":
+        # So much that it cannot be the truth of nothing.
+        states = [page.state for page in decoded.truth.pinned]
+        assert (states.count("held"), states.count("released")) == (16, 1)
