@@ -57,7 +57,7 @@ class OwnerFree(_OwnerCheck):
             return ()
         owners, early = state
         handle = pages.ext["page_owner"]["handle"]
-        owned = owners.allocated(pages) & (handle != early) & (pages.ext.status == ReadStatus.READ)
+        owned = owners.recorded(pages) & (handle != early) & (pages.ext.status == ReadStatus.READ)
         rows = np.flatnonzero(owned & pages.in_free_block)
         what = "is free, and page_owner says it is allocated (handle {handle:#x})"
         return [Violations(what, rows, {"handle": handle})]

@@ -163,9 +163,13 @@ class Owners:
         ``read_page_owner()`` does: pages that lay on per-CPU lists when page_owner began look allocated to
         it, and keep that record in the free block that takes them back.
         """
+        return self.recorded(pages) & ~pages.in_free_block
+
+    def recorded(self, pages: PageRange) -> Bools:
+        """Pages of which page_owner says that they are allocated, wherever they lie."""
         assert pages.ext is not None
         flagged = pages.ext.has_flag(*_allocated_flags(pages.ext["page_owner"].names))
-        return flagged & (pages.ext["page_owner"]["handle"] != 0) & ~pages.in_free_block
+        return flagged & (pages.ext["page_owner"]["handle"] != 0)
 
     def freed(self, pages: PageRange) -> Bools:
         """Pages that are free, or on their way there, and have a record of who freed them (5.4)."""
