@@ -37,7 +37,8 @@ def analysis_command(analysis: type[Analysis]) -> click.Command:
         chosen = analysis(**words)
         run(ctx, partial(_scan, chosen), **given)
 
-    doc = (analysis.__doc__ or analysis.summary).strip()
+    # What its fields are for is told by the options.
+    doc = (analysis.__doc__ or analysis.summary).split(":param ", 1)[0].strip()
     made = click.command(analysis.name, help=doc, short_help=analysis.summary)(command)
     for name, kind, default, described in options(analysis):
         flag: dict[str, Any] = {"help": described.help, "default": default}
