@@ -164,6 +164,8 @@ class Pinned(Analysis):
         ):
             if why is not None:
                 notes.append(f"No {lacking}: {why}.")
+        if groups["owner_pid"].is_not_null().any():
+            notes.append("OWNER allocated the pages; who else got a reference to them is not recorded.")
         if not state.batches.complete:
             notes.append("Some per-CPU folio batches could not be read: what they hold shows as excess.")
         return Result(
