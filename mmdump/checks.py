@@ -20,8 +20,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
-import numpy as np
-
 if TYPE_CHECKING:
     import polars as pl
 
@@ -117,5 +115,4 @@ def initialised(pages: PageRange) -> Bools:
 
     A debug kernel fills the page array with ones (``page_init_poison()``), and holes stay like that.
     """
-    known: Bools = pages.readable & (pages.flags != np.uint64(0xFFFFFFFFFFFFFFFF))
-    return known
+    return pages.initialised

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+from drgn import FaultError
 
 from mmdump.errors import MmdumpError
+from mmdump.kernel.machine import LastWords, Machine, read_last_words, read_machine
 from mmdump.result import Column, Finding, Kind, Result, Schema, Severity, Table
 from mmdump.target import PhysStatus
 from mmdump.target.summary import summarise
@@ -105,8 +107,13 @@ def info(kernel: Kernel, plugins: Plugins) -> Result:
         incomplete.append(
             f"page array: {memmap.unreadable_sections} parts of the memory section table could not be read"
         )
+    facts = [*_facts(kernel, pages), *_machine_facts(kernel, read_machine(kernel))]
+    words, unreadable = _last_words(kernel)
+    facts += [(what, text) for what, text in (("panic", words.panic), ("last bug", words.bug)) if text]
+    if unreadable is not None:
+        incomplete.append(unreadable)
     tables = [
-        _table(FACTS, _facts(kernel, pages)),
+        _table(FACTS, facts),
         _table(COVERAGE, _coverage(kernel)),
         _table(
             ZONES,
@@ -186,6 +193,43 @@ def _facts(kernel: Kernel, pages: int) -> list[tuple[str, str]]:
         ("debug info", target.debug_info and f"{target.debug_info.path} ({target.debug_info.source})"),
     ]
     return [(what, str(value)) for what, value in facts if value]
+
+
+def _machine_facts(kernel: Kernel, machine: Machine) -> list[tuple[str, str]]:
+    page_size, clock = kernel.target.page_size, machine.wall_clock
+    cpus = None if machine.online is None else f"{machine.online} online"
+    if cpus is not None and machine.possible is not None:
+        cpus += f" of {machine.possible} possible"
+    facts = [
+        # What nobody named is "(none)".
+        ("node", machine.node),
+        ("machine", machine.hardware),
+        ("build", machine.version),
+        ("CPUs", cpus),
+        ("memory", None if machine.managed is None else f"{(machine.managed * page_size) >> 20} MiB managed"),
+        ("uptime", None if machine.uptime is None else _duration(machine.uptime // 10**9)),
+        # The crash kernel's exact word, where there is one, stands above.
+        ("time of dump", None if clock is None or kernel.target.crash_time is not None else _time(clock)),
+    ]
+    return [(what, value) for what, value in facts if value]
+
+
+def _last_words(kernel: Kernel) -> tuple[LastWords, str | None]:
+    """What the log says of a crash, and what kept it from being read."""
+    try:
+        words = read_last_words(kernel.target)
+        return words, "parts of the kernel's log are not in the dump" if words.lost else None
+    except FaultError as error:
+        return LastWords(), f"the kernel's log could not be read: {error}"
+    except (MmdumpError, LookupError, AttributeError, TypeError, ValueError, OverflowError) as error:
+        return LastWords(), f"the kernel's log could not be made out: {error}"
+
+
+def _duration(seconds: int) -> str:
+    """As ``uptime`` says it: ``3 days, 04:05:06``."""
+    days, rest = divmod(seconds, 86400)
+    clock = f"{rest // 3600:02}:{rest // 60 % 60:02}:{rest % 60:02}"
+    return clock if not days else f"{days} day{'s' if days > 1 else ''}, {clock}"
 
 
 def _time(seconds: int) -> str:

@@ -6,9 +6,10 @@ that what was decoded is what the kernel knew: they can be held byte for byte ag
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Concatenate
 
 from mmdump.errors import UsageError
 
@@ -19,15 +20,16 @@ if TYPE_CHECKING:
 __all__ = ["KernelFile", "find_kernel_file"]
 
 
-def _always(kernel: Kernel) -> str | None:  # noqa: ARG001
+def _always(kernel: Kernel, *names: str) -> str | None:  # noqa: ARG001
     return None
 
 
 @dataclass(frozen=True)
 class KernelFile:
-    """A file of the kernel.
+    """A file of the kernel, or one of many whose names only the dump knows.
 
-    :param path: Its path on a running machine.
+    :param path: Its path on a running machine. A component ``*`` stands for any name, such as that of a CMA
+        area; ``read`` and ``why_not`` get the names after their other arguments, in the order of the path.
     :param summary: One line.
     :param read: Its contents in pieces, from the pages as they come. Pages that cannot be read are counted by
         the ranges themselves.
@@ -37,19 +39,50 @@ class KernelFile:
 
     path: str
     summary: str
-    read: Callable[[Kernel, Ranges], Iterator[bytes]]
+    read: Callable[Concatenate[Kernel, Ranges, ...], Iterator[bytes]]
     ext: bool = False
-    why_not: Callable[[Kernel], str | None] = _always
+    why_not: Callable[Concatenate[Kernel, ...], str | None] = _always
+
+    def named(self, wanted: str) -> KernelFile | None:
+        """The file of that path, or of the end of one, where this is a path with ``*``; None if it is not it.
+
+        Every ``*`` needs a name: the end has to begin at or before the first of them.
+        """
+        pattern, parts = self.path.split("/"), wanted.split("/")
+        if "*" not in pattern:
+            return None
+        outside = len(pattern) - len(parts)
+        # The first component of a whole path is what stands before its first slash: nothing.
+        whole = outside == 0 if wanted.startswith("/") else 0 < outside <= pattern.index("*")
+        if not whole:
+            return None
+        pairs = list(zip(pattern[outside:], parts, strict=True))
+        if any(each != name and (each != "*" or not name) for each, name in pairs):
+            return None
+        names = tuple(name for each, name in pairs if each == "*")
+        path = "/".join([*pattern[:outside], *parts])
+
+        def read(kernel: Kernel, ranges: Ranges) -> Iterator[bytes]:
+            return self.read(kernel, ranges, *names)
+
+        def why_not(kernel: Kernel) -> str | None:
+            return self.why_not(kernel, *names)
+
+        return dataclasses.replace(self, path=path, read=read, why_not=why_not)
 
 
 def find_kernel_file(files: Iterable[KernelFile], wanted: str) -> KernelFile:
     """The file of that path, or the only one whose path ends in it.
 
+    Of a path with ``*``, the file of the name that stands in its place.
+
     :raises UsageError: There is none, or there are several.
     """
     files = sorted(files, key=lambda each: each.path)
-    found = [each for each in files if each.path == wanted]
-    found = found or [each for each in files if each.path.endswith("/" + wanted.lstrip("/"))]
+    plain = [each for each in files if "*" not in each.path]
+    found = [each for each in plain if each.path == wanted]
+    found = found or [each for each in plain if each.path.endswith("/" + wanted.lstrip("/"))]
+    found = found or [each for each in (one.named(wanted) for one in files) if each is not None]
     if len(found) == 1:
         return found[0]
     paths = ", ".join(each.path for each in found or files)

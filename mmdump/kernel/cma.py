@@ -35,6 +35,10 @@ class CmaArea:
     :param count: Its size in pages.
     :param order_per_bit: Each bit of the bitmap stands for 2**order_per_bit pages.
     :param bitmap: Address of the bitmap; a set bit is allocated.
+    :param index: Its number in ``cma_areas``.
+    :param number: The number of this range among those of the area; 0 before there were several.
+    :param available: Pages of the whole area that are not allocated, as the kernel counts them
+        (``available_count``); None where it does not.
     """
 
     name: str
@@ -42,6 +46,14 @@ class CmaArea:
     count: int
     order_per_bit: int
     bitmap: int
+    index: int = 0
+    number: int = 0
+    available: int | None = None
+
+    @property
+    def area(self) -> str:
+        """The name of the area that it is a range of."""
+        return self.name.removesuffix(f".{self.number}") if self.number else self.name
 
     @property
     def end_pfn(self) -> int:
@@ -59,6 +71,8 @@ def read_cma_areas(prog: Program, end_pfn: int) -> tuple[list[CmaArea], int]:
     if table is None or count is None:
         return [], 0
     several = has_member(prog.type("struct cma"), "nranges")
+    # 6.15 counts what is not allocated.
+    counted = has_member(prog.type("struct cma"), "available_count")
     areas: list[CmaArea] = []
     garbage = 0
     for index in range(min(count.value_(), table.type_.length or 0, _MAX_AREAS)):
@@ -67,6 +81,7 @@ def read_cma_areas(prog: Program, end_pfn: int) -> tuple[list[CmaArea], int]:
             order, name = area.order_per_bit.value_(), c_string(area.name) or f"cma{index}"
             # 6.15 gave areas several ranges, each with a bitmap.
             parts = area.ranges[: _ranges(area)] if several else [area]
+            available = area.available_count.value_() if counted else None
         except FaultError:
             garbage += 1
             continue
@@ -74,7 +89,8 @@ def read_cma_areas(prog: Program, end_pfn: int) -> tuple[list[CmaArea], int]:
             base, pages, bitmap = part.base_pfn.value_(), part.count.value_(), part.bitmap.value_()
             whole = order <= _MAX_ORDER_PER_BIT and pages % (1 << order) == 0
             if 0 < pages <= _MAX_PAGES and base + pages <= end_pfn and whole and bitmap:
-                areas.append(CmaArea(f"{name}.{number}" if number else name, base, pages, order, bitmap))
+                full = f"{name}.{number}" if number else name
+                areas.append(CmaArea(full, base, pages, order, bitmap, index, number, available))
             else:
                 # An area that failed at boot has no pages (count 0).
                 garbage += pages != 0

@@ -147,6 +147,10 @@ def free_blocks(pages: PageRange, heads: ListHeads) -> Mapping[str, Struct]:
         the heads' zones, -1 for none), ``migratetype`` of the pageblock (uint8), ``reported`` (bool,
         PG_reported), and ``next`` and ``prev`` (int64, see :meth:`ListHeads.codes`).
     """
+    return pages.once(("free_blocks", id(heads)), lambda: _free_blocks(pages, heads))
+
+
+def _free_blocks(pages: PageRange, heads: ListHeads) -> Mapping[str, Struct]:
     rows = np.flatnonzero(pages.is_buddy)
     stored = pages.private[rows]
     order = np.where(stored < heads.orders, stored, NO_ORDER).astype(np.uint8)

@@ -6,9 +6,9 @@ A :class:`PageRange` is one bulk read, its columns decoded when first asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -28,6 +28,8 @@ __all__ = [
     "MAPPING_MOVABLE",
     "PageRange",
 ]
+
+T = TypeVar("T")
 
 #: Tag bits of page->mapping, macros PAGE_MAPPING_* (both bits: KSM).
 MAPPING_ANON = 1
@@ -72,14 +74,34 @@ class PageRange:
         self._rows: Struct = self._raw.view(layout.dtype)
         self._zone_bits = zone_bits
         self._blocks = blocks
+        self._made: dict[Hashable, Any] = {}
 
     def __len__(self) -> int:
         return len(self.status)
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What more than one analysis makes of this range, made when first asked for.
+
+        :param key: What it is, and all that it depends on but these pages. Nobody may write to the result.
+        """
+        if key not in self._made:
+            self._made[key] = make()
+        found: T = self._made[key]
+        return found
 
     @cached_property
     def readable(self) -> Bools:
         """Rows whose ``struct page`` was in the dump."""
         return self.status == ReadStatus.READ
+
+    @cached_property
+    def initialised(self) -> Bools:
+        """Rows whose ``struct page`` was in the dump, and was ever written.
+
+        A debug kernel fills the page array with ones (``page_init_poison()``), and holes stay like that.
+        """
+        known: Bools = self.readable & (self.flags != np.uint64(0xFFFFFFFFFFFFFFFF))
+        return known
 
     @cached_property
     def pfn(self) -> I64:

@@ -252,6 +252,7 @@ class PageExtRange:
         self._pieces = [piece.view(layout.dtype) for piece in pieces]
         self._names = layout.dtype.names or ()
         self._clients: dict[str, ClientData] = {}
+        self._flagged: dict[tuple[str, ...], Bools] = {}
 
     def __getitem__(self, client: str) -> ClientData:
         """The data of an enabled client.
@@ -276,8 +277,17 @@ class PageExtRange:
         """Rows with all of these flags set; none where the kernel lacks one of them.
 
         :param at: Only these rows.
+        :return: Read-only for all rows: one array for all who ask.
         """
-        flags = self.flags if at is None else self.flags[at]
+        if at is None:
+            found = self._flagged.get(names)
+            if found is None:
+                found = self._flagged[names] = self._with_flags(names, self.flags)
+                found.setflags(write=False)
+            return found
+        return self._with_flags(names, self.flags[at])
+
+    def _with_flags(self, names: Sequence[str], flags: U64) -> Bools:
         if not all(name in self.layout.flags for name in names):
             return np.zeros(len(flags), bool)
         mask = np.uint64(sum(1 << self.layout.flags[name] for name in names))

@@ -12,9 +12,9 @@ import polars as pl
 
 from mmdump.analysis import Analysis, Columns, Need, Parts, option
 from mmdump.errors import UsageError
+from mmdump.kernel.clock import now_nsec
 from mmdump.result import Finding, Result, Table
 from mmdump_page_owner.chains import BROKEN, Chains, ChainTest, read_chains
-from mmdump_page_owner.clock import now_nsec
 from mmdump_page_owner.codes import MEMBERS, Facts, Rows
 from mmdump_page_owner.filters import page_tests, passing
 from mmdump_page_owner.findings import broken_depot, garbage_records, unattributed, unreadable_chains

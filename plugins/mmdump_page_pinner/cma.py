@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mmdump.kernel.page import PageRange
     from mmdump_page_pinner.evidence import Held
 
-__all__ = ["CMA", "area_of", "cma_findings", "cma_runs", "cma_table"]
+__all__ = ["CMA", "area_of", "cma_findings", "cma_runs", "cma_table", "mib"]
 
 CMA = Schema(
     "cma",
@@ -143,7 +143,7 @@ def cma_findings(table: Table) -> list[Finding]:
             continue
         quoted = row["area"].replace("'", "''")
         runs_known = (
-            f"longest run now {_mib(row['longest_now'])} MiB, without them {_mib(row['longest_without'])} MiB"
+            f"longest run now {mib(row['longest_now'])} MiB, without them {mib(row['longest_without'])} MiB"
             if row["longest_now"] is not None
             else "how long a run could be is unknown"
         )
@@ -151,7 +151,7 @@ def cma_findings(table: Table) -> list[Finding]:
             Finding(
                 "cma-blocked",
                 Severity.PROBLEM,
-                f"CMA {row['area']}: {_mib(row['size'])} MiB; {row['blockers']} "
+                f"CMA {row['area']}: {mib(row['size'])} MiB; {row['blockers']} "
                 f"page{'s block' if row['blockers'] != 1 else ' blocks'} it; {runs_known}.",
                 "pages",
                 f"cma_area = '{quoted}' AND state = 'held'",
@@ -160,5 +160,6 @@ def cma_findings(table: Table) -> list[Finding]:
     return found
 
 
-def _mib(size: int) -> str:
+def mib(size: int) -> str:
+    """Bytes in MiB, for a sentence."""
     return f"{size / (1 << 20):.1f}".removesuffix(".0")

@@ -36,7 +36,7 @@ def marked(ext: PageExtRange) -> Bools:
     """
     found = ext.has_flag("PAGE_EXT_PINNER")
     if "PAGE_EXT_PIN_OWNER" in ext.layout.flags:
-        found |= ext.has_flag("PAGE_EXT_PIN_OWNER")
+        found = found | ext.has_flag("PAGE_EXT_PIN_OWNER")
     return found
 
 

@@ -120,6 +120,10 @@ def _user_folios(pages: PageRange) -> I64:
 
     Kernel memory uses the word for other things: zsmalloc up to 6.10 kept an offset in it.
     """
+    return pages.once("user_folios", lambda: _find_user_folios(pages))
+
+
+def _find_user_folios(pages: PageRange) -> I64:
     mapping = pages.mapping
     user = ((mapping != 0) & ((mapping & np.uint64(3)) != MAPPING_MOVABLE)) | pages.has_flag("PG_lru")
     usable = user & ~pages.is_tail & ~pages.has_flag("PG_reserved") & initialised(pages)

@@ -43,7 +43,7 @@ def test_areas_have_their_extent_and_name() -> None:
     kernel = cma_kernel((512, 1024, AT, 0, b"reserved"), (4096, 512, AT, 2, b""))
     assert read_cma_areas(kernel.prog, 8192)[0] == [
         CmaArea("reserved", 512, 1024, 0, AT),
-        CmaArea("cma1", 4096, 512, 2, AT),
+        CmaArea("cma1", 4096, 512, 2, AT, index=1),
     ]
     assert read_cma_areas(kernel.prog, 8192)[0][0].end_pfn == 1536
 

@@ -8,11 +8,11 @@ from functools import cache
 import pytest
 
 from mmdump.kernel import Kernel
+from mmdump.kernel.clock import now_nsec
 from mmdump.plugins import load_plugins
 from mmdump.render import RenderOptions, open_renderer
 from mmdump.result import Result
 from mmdump.scan import run_one
-from mmdump_page_owner.clock import now_nsec
 from mmdump_snapshots.kernels import profile
 from mmdump_snapshots.model.truth import Truth
 from mmdump_snapshots.scenarios import SCENARIOS

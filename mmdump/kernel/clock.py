@@ -1,4 +1,4 @@
-"""When the dump was taken, on the clock that page_owner's records are made by."""
+"""When the dump was taken, on the clock by which the kernel dates its records (dmesg, page_owner)."""
 
 from __future__ import annotations
 

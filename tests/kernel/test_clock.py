@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from drgn import FaultError
 
-from mmdump_page_owner import clock
-from mmdump_page_owner.clock import now_nsec
+from mmdump.kernel import clock
+from mmdump.kernel.clock import now_nsec
 
 
 def kernel(monkeypatch: pytest.MonkeyPatch, *clocks: Any) -> Any:
