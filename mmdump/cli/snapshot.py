@@ -26,10 +26,12 @@ SCENARIOS = Schema(
         Column("memory", Kind.BYTES, "memory of the machine, unless --memory says otherwise"),
         Column("summary", description="what happens"),
     ),
+    "Scenarios",
 )
 KERNELS = Schema(
     "kernels",
     (Column("kernel", description="its name"), Column("arch", description="machine")),
+    "Kernels",
 )
 #: The scenario that the demo shows.
 _DEMO = "cma-failure"

@@ -20,7 +20,7 @@ SCENARIOS = (
              balloon, boot={"page_reporting": True}, since=(5, 7)),
     Scenario("cma-failure", "a camera asked for contiguous memory and got none: pages of the area are held",
              cma_failure, boot=_CMA),
-    Scenario("corrupted", "the same, with metadata that something has overwritten since",
+    Scenario("corrupted", "what cma-failure shows, with metadata overwritten since",
              corrupted, boot=_CMA, spoil=corrupt),
     Scenario("depot-exhausted", "the stack depot is full: later allocations have no call chain",
              depot_exhausted, boot={"stack_depot_max_pools": 2}),
