@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
 from drgn import FaultError
 
 from mmdump.errors import MmdumpError
@@ -161,18 +160,8 @@ def _result(kernel: Kernel, tables: Sequence[Table], incomplete: Sequence[str]) 
     )
 
 
-_TYPES = {
-    Kind.COUNT: pl.Int64,
-    Kind.BYTES: pl.Int64,
-    Kind.ID: pl.Int64,
-    Kind.PFN: pl.Int64,
-    Kind.BOOL: pl.Boolean,
-}
-
-
 def _table(schema: Schema, rows: Sequence[tuple[Any, ...]]) -> Table:
-    types = {column.name: _TYPES.get(column.kind, pl.String) for column in schema.columns}
-    return Table(schema, pl.DataFrame(rows, schema=types, orient="row"))
+    return Table.of_rows(schema, [dict(zip(schema.names, row, strict=True)) for row in rows])
 
 
 def _facts(kernel: Kernel, pages: int) -> list[tuple[str, str]]:
