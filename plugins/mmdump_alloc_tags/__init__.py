@@ -1,0 +1,1 @@
+"""Memory allocation profiling: the line of code that allocated each page (mm/alloc_tag.c)."""

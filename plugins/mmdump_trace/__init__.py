@@ -1,0 +1,1 @@
+"""Trace events from the ftrace ring buffers of a dump (kernel/trace/)."""
