@@ -17,7 +17,18 @@ if TYPE_CHECKING:
     from mmdump.kernel import Kernel
     from mmdump.kernel.page import PageRange
 
-__all__ = ["Analysis", "Columns", "Need", "Option", "Parts", "option", "options"]
+__all__ = [
+    "Analysis",
+    "Argument",
+    "Columns",
+    "Need",
+    "Option",
+    "Parts",
+    "argument",
+    "argument_of",
+    "option",
+    "options",
+]
 
 #: Rows as numpy columns, all of one length.
 Columns = Mapping[str, NDArray[Any]]
@@ -66,6 +77,31 @@ def option(
     """
     described = Option(flag, help, metavar, optional_value)
     return dataclasses.field(default=default, metadata={"option": described})
+
+
+@dataclass(frozen=True)
+class Argument:
+    """How a field of an analysis takes the words of a command line that are no options.
+
+    :param metavar: What one of them is called.
+    :param help: One sentence.
+    """
+
+    metavar: str
+    help: str
+
+
+def argument(metavar: str, help: str) -> Any:  # noqa: A002 - see option()
+    """Declare a dataclass field, a ``tuple[str, ...]``, as what a command takes after the dump."""
+    return dataclasses.field(default=(), metadata={"argument": Argument(metavar, help)})
+
+
+def argument_of(analysis: type[Analysis]) -> tuple[str, Argument] | None:
+    """The field of an analysis that takes the words of a command line; None for most."""
+    for each in dataclasses.fields(analysis):
+        if "argument" in each.metadata:
+            return each.name, each.metadata["argument"]
+    return None
 
 
 def options(analysis: type[Analysis]) -> list[tuple[str, Any, Any, Option]]:

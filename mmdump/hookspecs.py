@@ -22,6 +22,7 @@ import pluggy
 if TYPE_CHECKING:
     from mmdump.analysis import Analysis
     from mmdump.checks import Check
+    from mmdump.holders import Recogniser
     from mmdump.kernel.page_ext import PageExtClient
     from mmdump.kernelfile import KernelFile
     from mmdump.pagenotes import PageNotes
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "mmdump_analyses",
     "mmdump_checks",
+    "mmdump_holders",
     "mmdump_kernel_files",
     "mmdump_page_ext_clients",
     "mmdump_page_notes",
@@ -64,6 +66,11 @@ def mmdump_page_notes() -> list[PageNotes]:  # type: ignore[empty-body]
 @hookspec
 def mmdump_checks() -> list[type[Check]]:  # type: ignore[empty-body]
     """Invariants that ``mmdump check`` holds a dump against."""
+
+
+@hookspec
+def mmdump_holders() -> list[Recogniser]:  # type: ignore[empty-body]
+    """Those who know what it is that has a page's address, for ``mmdump holders``."""
 
 
 @hookspec

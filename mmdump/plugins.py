@@ -22,6 +22,7 @@ from mmdump.result import Column, Result, Schema, Table
 if TYPE_CHECKING:
     from mmdump.analysis import Analysis
     from mmdump.checks import Check
+    from mmdump.holders import Recogniser
     from mmdump.kernel.page_ext import PageExtClient
     from mmdump.kernelfile import KernelFile
     from mmdump.pagenotes import PageNotes
@@ -204,6 +205,13 @@ class Plugins:
             checks.setdefault(check.name, check())
         return [checks[name] for name in sorted(checks)]
 
+    def recognisers(self) -> list[Recogniser]:
+        """All that know holders of pages, by rank, then by name."""
+        from mmdump.holders import Recogniser
+
+        found = self._call("mmdump_holders", lambda each: isinstance(each, Recogniser))
+        return sorted((each for _, each in found), key=lambda each: (each.rank, each.name))
+
     def failed_in(self, plugin: LoadedPlugin, error: Exception) -> None:
         """Remember that something a plugin contributed failed while it was used."""
         self._fail(plugin, error)
@@ -299,6 +307,7 @@ def plugin_table(plugins: Plugins) -> Result:
     plugins.kernel_files()
     plugins.page_notes()
     plugins.checks()
+    plugins.recognisers()
     plugins.formats()
     plugins.scenarios()
     found = plugins.found

@@ -140,6 +140,7 @@ def run(
     :param sinks: One for each analysis, or None to keep streamed rows in the result.
     :return: One result for each analysis, with coverage filled in.
     """
+    kernel.progress = progress
     runs = []
     for index, analysis in enumerate(analyses):
         sink = (sinks[index] if index < len(sinks) else None) or Collect()

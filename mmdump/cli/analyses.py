@@ -24,7 +24,9 @@ __all__ = ["analysis_command"]
 
 def analysis_command(analysis: type[Analysis]) -> click.Command:
     """The command of an analysis; its options are the analysis' fields."""
-    from mmdump.analysis import options
+    from mmdump.analysis import argument_of, options
+
+    words_of = argument_of(analysis)
 
     @target_options
     @output_options
@@ -32,6 +34,12 @@ def analysis_command(analysis: type[Analysis]) -> click.Command:
     def command(ctx: click.Context, /, **given: Any) -> None:
         names = [name for name, *_ in options(analysis)]
         words = {name: given.pop(name) for name in names}
+        if words_of is not None:
+            rest = given.pop(words_of[0])
+            if given["live"] and given["vmcore"] is not None:
+                # The running kernel has no name: the first word is one of the rest.
+                rest, given["vmcore"] = (given["vmcore"], *rest), None
+            words[words_of[0]] = tuple(rest)
         if not given["vmcore"] and not given["live"]:
             given["vmcore"] = _swallowed(analysis, words)
         chosen = analysis(**words)
@@ -51,6 +59,9 @@ def analysis_command(analysis: type[Analysis]) -> click.Command:
         if described.optional_value is not None:
             flag |= {"is_flag": False, "flag_value": described.optional_value}
         made.params.append(click.Option([described.flag, name], **flag))
+    if words_of is not None:
+        name, described_words = words_of
+        made.params.append(click.Argument([name], nargs=-1, metavar=described_words.metavar))
     return made
 
 

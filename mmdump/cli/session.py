@@ -185,7 +185,7 @@ def opened(
         raise UsageError("both a vmcore and --live were given", "Only one kernel at a time.")
     with open_target(vmcore, symbols=symbols, force=force_symbols, live=live, bare=bare) as target:
         try:
-            yield Kernel(target, shared.plugins.page_ext_clients())
+            yield Kernel(target, shared.plugins.page_ext_clients(), shared.plugins.recognisers)
         except (FaultError, BadDataError, OSError) as error:
             # A segment at a negative offset of the file is an invalid argument to drgn's pread().
             if isinstance(error, OSError) and (error.errno != errno.EINVAL or error.filename is not None):

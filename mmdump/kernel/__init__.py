@@ -13,6 +13,7 @@ from mmdump.errors import IncompleteError, UnsupportedError
 from mmdump.kernel.cma import CmaArea, read_cma_areas
 from mmdump.kernel.depot_records import DepotRecords, read_records
 from mmdump.kernel.depot_state import DepotState, read_depot_state
+from mmdump.kernel.files import OpenFiles, read_open_files
 from mmdump.kernel.freelists import ListHeads, read_list_heads
 from mmdump.kernel.memcg import MemoryCgroups, read_memory_cgroups
 from mmdump.kernel.memmap import MemMap, read_memmap
@@ -25,10 +26,12 @@ from mmdump.kernel.pcp import PerCpuPages, read_per_cpu_pages
 from mmdump.kernel.references import FolioBatches, read_folio_batches
 from mmdump.kernel.stackdepot import StackDepot, read_stack_depot_layout
 from mmdump.kernel.symbols import Symbols, read_kallsyms
+from mmdump.kernel.tasks import Tasks, read_tasks
 from mmdump.kernel.zones import Zone, ZoneBits, read_zone_bits, read_zones
 from mmdump.kernel.zonestate import ZoneState, read_zone_states
 
 if TYPE_CHECKING:
+    from mmdump.holders import Recogniser
     from mmdump.target import Target
 
 __all__ = ["Kernel"]
@@ -71,10 +74,20 @@ class Kernel:
 
     :param target: An opened dump or live kernel.
     :param clients: The users of page_ext whose data can be asked for, as plugins declare them.
+    :param recognisers: Gives those who know what holds a page, as plugins declare them; None for those that
+        come with mmdump.
     """
 
-    def __init__(self, target: Target, clients: Iterable[PageExtClient] = ()) -> None:
+    def __init__(
+        self,
+        target: Target,
+        clients: Iterable[PageExtClient] = (),
+        recognisers: Callable[[], Sequence[Recogniser]] | None = None,
+    ) -> None:
         self.target = target
+        self.recognisers = recognisers
+        #: Told of what takes long besides the pass over the page array, (done, in all) in pages.
+        self.progress: Callable[[int, int], None] | None = None
         self._clients: Sequence[PageExtClient] = tuple(clients)
 
     @_kernel_fact("the page array")
@@ -157,6 +170,16 @@ class Kernel:
     def folio_batches(self) -> FolioBatches:
         """References held by the per-CPU folio batches."""
         return read_folio_batches(self.target.prog, self.memmap)
+
+    @_kernel_fact("the tasks")
+    def tasks(self) -> Tasks:
+        """All tasks."""
+        return read_tasks(self.target)
+
+    @_kernel_fact("the open files")
+    def open_files(self) -> OpenFiles:
+        """All files that tasks have open."""
+        return read_open_files(self.target, self.tasks)
 
     @_kernel_fact("memory cgroups")
     def memory_cgroups(self) -> MemoryCgroups | None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from drgn import Program
 
-__all__ = ["AddressSpace", "AddressSpaces", "read_address_spaces"]
+__all__ = ["AddressSpace", "AddressSpaces", "BrokenRingError", "each_leader", "read_address_spaces"]
 
 #: PID_MAX_LIMIT: more tasks than this there cannot be.
 _MAX_TASKS = 1 << 22
@@ -59,11 +59,11 @@ def read_address_spaces(prog: Program) -> AddressSpaces:
     found: dict[int, list[tuple[int, str]]] = {}
     complete = True
     try:
-        for task in _leaders(prog):
+        for task in each_leader(prog):
             mm = _mm_of(task)
             if mm:
                 found.setdefault(mm, []).append((task.tgid.value_(), c_string(task.comm, 16)))
-    except (FaultError, LookupError, _BrokenRingError):
+    except (FaultError, LookupError, BrokenRingError):
         complete = False
     spaces = []
     for address, processes in found.items():
@@ -77,11 +77,16 @@ def read_address_spaces(prog: Program) -> AddressSpaces:
     return AddressSpaces(tuple(spaces), complete)
 
 
-class _BrokenRingError(Exception):
+class BrokenRingError(Exception):
     """A list leads in a circle that does not come back to where it began."""
 
 
-def _leaders(prog: Program) -> Iterator[Object]:
+def each_leader(prog: Program) -> Iterator[Object]:
+    """The leaders of all processes but the idle one, by the ring that ``init_task`` is in.
+
+    :raises BrokenRingError: The ring does not come back to where it began.
+    :raises drgn.FaultError: A task is not in the dump.
+    """
     from drgn import container_of
 
     init = prog["init_task"]
@@ -90,7 +95,7 @@ def _leaders(prog: Program) -> Iterator[Object]:
     link = init.tasks.next.read_()
     while link.value_() != end:
         if link.value_() in seen or len(seen) > _MAX_TASKS:
-            raise _BrokenRingError
+            raise BrokenRingError
         seen.add(link.value_())
         task = container_of(link, "struct task_struct", "tasks")
         yield task

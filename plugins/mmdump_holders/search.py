@@ -1,0 +1,246 @@
+"""One pass over memory for numbers within some ranges, all at once.
+
+What is sought are addresses: of ``struct page``, of the memory behind it, of any structure. Nearly all words of
+memory lie outside of everything sought, so that one comparison of each word with the whole span settles it; what
+a hundred pages cost more than one are the few words within the span.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmdump.kernel.arrays import I64, U64, Bools
+from mmdump.kernel.layout import byteorder
+from mmdump.malloc import keep_freed_memory
+from mmdump.target.coverage import PhysStatus
+from mmdump.target.reader import ReadStatus
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from mmdump.kernel import Kernel
+
+__all__ = ["Found", "Searched", "Span", "search"]
+
+#: Bytes that are read at once. What a pass over them needs stays in the caches.
+BLOCK = 1 << 20
+#: Pages between two runs that are read with them (and their hits dropped): a read costs as much.
+_GAP = 4
+#: Hits that are kept; more are counted. A dump may consist of nothing but the address that is sought.
+MAX_HITS = 1 << 18
+#: Entries of the table that says which parts of a span anything is sought in.
+_TABLE = 1 << 16
+
+
+@dataclass(frozen=True)
+class Span:
+    """Numbers that are sought: those in any of some ranges that lie near each other.
+
+    :param name: Of it.
+    :param start: The least of each range, ascending and disjoint, uint64.
+    :param end: One past the greatest of each, uint64.
+    :param mask: What is taken of each word before it is compared.
+    """
+
+    name: str
+    start: U64
+    end: U64
+    mask: int = (1 << 64) - 1
+
+
+@dataclass(frozen=True)
+class Found:
+    """Words within a span, in order of where they stand.
+
+    :param physical: Where, physical addresses, int64.
+    :param value: What stands there, uint64.
+    :param index: In which of the span's ranges it lies, int64.
+    """
+
+    physical: I64
+    value: U64
+    index: I64
+
+
+@dataclass
+class Searched:
+    """What a pass found, and what it went through.
+
+    :param found: By the name of the span.
+    :param wanted: Pages that were to be searched.
+    :param read: Those that were.
+    :param missing: Those that are not in the dump.
+    :param dropped: Hits beyond those that are kept.
+    """
+
+    found: dict[str, Found] = field(default_factory=dict)
+    wanted: int = 0
+    read: int = 0
+    missing: int = 0
+    dropped: int = 0
+
+
+@dataclass
+class _Filter:
+    """A span as the pass needs it.
+
+    A word that lies within the whole is looked up in a table of equal parts, and what lies in a part that holds
+    something is compared with the ranges. That is so for all words, or, with many parts, for hardly any.
+    """
+
+    span: Span
+    low: np.uint64
+    width: np.uint64
+    shift: np.uint64
+    table: Bools
+    hits: list[tuple[I64, U64, I64]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, span: Span) -> _Filter:
+        low, last = int(span.start[0]), int(span.end[-1]) - 1
+        shift = max((last - low).bit_length() - (_TABLE.bit_length() - 1), 0)
+        edges = np.zeros(((last - low) >> shift) + 2, np.int32)
+        first = ((span.start - np.uint64(low)) >> np.uint64(shift)).astype(np.int64)
+        final = ((span.end - np.uint64(1) - np.uint64(low)) >> np.uint64(shift)).astype(np.int64)
+        np.add.at(edges, first, 1)
+        np.add.at(edges, final + 1, -1)
+        table = np.cumsum(edges[:-1]) > 0
+        return cls(span, np.uint64(low), np.uint64(last - low), np.uint64(shift), table)
+
+    def look(self, words: U64, scratch: U64, test: Bools) -> tuple[I64, U64, I64]:
+        """Positions, values and range numbers of the words that are sought."""
+        scratch, test = scratch[: len(words)], test[: len(words)]
+        masked = words
+        if self.span.mask != (1 << 64) - 1:
+            masked = np.bitwise_and(words, np.uint64(self.span.mask), out=scratch)
+        np.subtract(masked, self.low, out=scratch)
+        np.less_equal(scratch, self.width, out=test)
+        at = np.flatnonzero(test)
+        if len(at):
+            at = at[self.table[(scratch[at] >> self.shift).astype(np.int64)]]
+        if not len(at):
+            return at, words[at], at
+        value = scratch[at] + self.low
+        index = np.searchsorted(self.span.start, value, "right") - 1
+        good = value < self.span.end[index]
+        at = at[good]
+        return at, words[at], index[good]
+
+
+def search(
+    kernel: Kernel,
+    runs: pl.DataFrame,
+    spans: Sequence[Span],
+    progress: Callable[[int, int], None] | None = None,
+) -> Searched:
+    """Search memory for words within any of the spans: words at multiples of their size, as pointers are.
+
+    Memory is read as far as it can be read; what cannot is counted. A live kernel's moves meanwhile.
+
+    :param runs: The memory: columns start (PFN) and pages, ascending.
+    """
+    keep_freed_memory()
+    spans = [span for span in spans if len(span.start)]
+    filters = [_Filter.of(span) for span in spans]
+    result = Searched(wanted=int(runs["pages"].sum()) if len(runs) else 0)
+    word = np.dtype(f"{byteorder(kernel.target.prog)}u8")
+    scratch, test = np.empty(BLOCK // 8, np.uint64), np.empty(BLOCK // 8, bool)
+    shift, page_size = kernel.target.page_shift, kernel.target.page_size
+    kept = done = 0
+    for block in _blocks(kernel, runs, result) if filters else ():
+        chunk = kernel.target.reader.read_physical(block.start << shift, block.pages << shift)
+        readable = chunk.status <= ReadStatus.ZERO_FILLED
+        lost = int(((chunk.status != ReadStatus.READ) & block.wanted).sum())
+        result.missing += lost
+        result.read += int(block.wanted.sum()) - lost
+        words: Any = chunk.data.view(word)
+        for each in filters:
+            at, value, index = each.look(words, scratch, test)
+            if not len(at):
+                continue
+            page = at // (page_size // 8)
+            good = block.wanted[page] & readable[page]
+            if kept + len(at) > MAX_HITS:
+                result.dropped += int(good.sum())
+                continue
+            kept += int(good.sum())
+            each.hits.append(((at[good] * 8) + (block.start << shift), value[good], index[good]))
+        done += int(block.wanted.sum())
+        if progress is not None:
+            progress(done, result.wanted)
+    for each in filters:
+        physical, value, index = (np.concatenate(parts) for parts in zip(*each.hits, strict=True)) if each.hits else (
+            np.empty(0, np.int64),
+            np.empty(0, np.uint64),
+            np.empty(0, np.int64),
+        )
+        result.found[each.span.name] = Found(physical, value.astype(np.uint64), index)
+    return result
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Pages read at once.
+
+    :param wanted: Which of them are to be searched.
+    """
+
+    start: int
+    pages: int
+    wanted: Bools
+
+
+def _blocks(kernel: Kernel, runs: pl.DataFrame, result: Searched) -> Iterator[_Block]:
+    """The runs in blocks: short gaps between them are read too, and what is not in the dump is left out."""
+    size = BLOCK >> kernel.target.page_shift
+    dump = kernel.target.dump
+    coverage = dump.coverage if dump is not None else None
+    if coverage is not None and coverage.page_size != kernel.target.page_size:
+        coverage = None
+    start = runs["start"].to_numpy()
+    end = start + runs["pages"].to_numpy()
+    if not len(start):
+        return
+    # Runs in groups, within which gaps are short; then blocks of each group.
+    apart = np.flatnonzero(start[1:] - end[:-1] > _GAP) + 1
+    first_of = np.concatenate(([0], apart))
+    last_of = np.concatenate((apart, [len(start)])) - 1
+    for first, last in zip(first_of.tolist(), last_of.tolist(), strict=True):
+        at, stop = int(start[first]), int(end[last])
+        while at < stop:
+            pages = min(size - at % size, stop - at)
+            wanted = _inside(start, end, at, pages, first, last)
+            if coverage is None:
+                yield _Block(at, pages, wanted)
+            else:
+                known = coverage.status(at, pages)
+                there = known == PhysStatus.PRESENT
+                # What is no memory at all cannot be missing.
+                result.wanted -= int((wanted & (known == PhysStatus.ABSENT)).sum())
+                result.missing += int((wanted & ~there & (known != PhysStatus.ABSENT)).sum())
+                yield from _present(at, wanted, there)
+            at += pages
+
+
+def _inside(start: I64, end: I64, at: int, pages: int, first: int, last: int) -> Bools:
+    """Which of the pages [at, at + pages) lie in one of the runs [first, last]."""
+    low = first + int(np.searchsorted(end[first : last + 1], at, "right"))
+    high = first + int(np.searchsorted(start[first : last + 1], at + pages, "left"))
+    edges = np.zeros(pages + 1, np.int32)
+    np.add.at(edges, np.maximum(start[low:high] - at, 0), 1)
+    np.add.at(edges, np.minimum(end[low:high] - at, pages), -1)
+    return np.cumsum(edges[:-1]) > 0
+
+
+def _present(at: int, wanted: Bools, there: Bools) -> Iterator[_Block]:
+    """A block without what is not in the dump, which reads as a fault, or as zeros."""
+    if there.all():
+        yield _Block(at, len(there), wanted)
+        return
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], there & wanted, [False])).astype(np.int8)))
+    for low, high in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+        yield _Block(at + low, high - low, np.ones(high - low, bool))
