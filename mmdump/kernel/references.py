@@ -156,6 +156,12 @@ class ReferenceAccount:
         without another known reason can be pins: libc's pages are mapped more than 1024 times.
     :param explained: References with a known reason, pins among them.
     :param excess: References that nothing known explains.
+    :param cache: Of the explained ones, those of the page cache or the swap cache.
+    :param private: That of ``page->private``.
+    :param batched: Those of per-CPU folio batches.
+    :param owned: That of whoever took the folio off the LRU, or of the allocation itself.
+    :param exact_pins: Whether the folio counts its pins, 0 or 1: each is one reference then, and else
+        :data:`~mmdump.kernel.page.GUP_PIN_COUNTING_BIAS`.
     """
 
     kinds: FolioKinds
@@ -164,6 +170,11 @@ class ReferenceAccount:
     pincount: I64
     explained: I64
     excess: I64
+    cache: I64
+    private: I64
+    batched: I64
+    owned: I64
+    exact_pins: I64
 
 
 def account_references(pages: PageRange, rows: I64, batches: FolioBatches) -> ReferenceAccount:
@@ -185,7 +196,8 @@ def account_references(pages: PageRange, rows: I64, batches: FolioBatches) -> Re
     swapcache = pages.has_all_flags("PG_swapcache", "PG_swapbacked", at=rows)
     private = pages.has_flag("PG_private", at=rows) & ~kinds.anon
     batched = batches.references(rows + pages.start)
-    explained = mapcount + np.where(cached | swapcache, count, 0) + private + batched
+    cache = np.where(cached | swapcache, count, 0)
+    explained = mapcount + cache + private + batched
     exact, pincount = pages.counts_pins(rows), pages.folio_pincount(rows)
     others = np.maximum(references - explained, 0)
     pincount = np.where(exact, pincount, np.minimum(pincount, others // GUP_PIN_COUNTING_BIAS))
@@ -196,8 +208,19 @@ def account_references(pages: PageRange, rows: I64, batches: FolioBatches) -> Re
     hugetlb = pages.is_type("hugetlb", at=rows)
     # Whoever takes a folio off the LRU holds it. On its way there it is in a batch, counted already.
     isolated = user & ~on_lru & ~hugetlb & (batched == 0) & (references > explained)
-    explained += isolated | (~user & ~on_lru & ~hugetlb)
+    owned = isolated | (~user & ~on_lru & ~hugetlb)
+    explained += owned
     explained = np.where(references <= 0, 0, explained)
     return ReferenceAccount(
-        kinds, references, mapcount, pincount, explained, np.maximum(references - explained, 0)
+        kinds=kinds,
+        references=references,
+        mapcount=mapcount,
+        pincount=pincount,
+        explained=explained,
+        excess=np.maximum(references - explained, 0),
+        cache=cache,
+        private=private.astype(np.int64),
+        batched=batched,
+        owned=owned.astype(np.int64),
+        exact_pins=exact.astype(np.int64),
     )

@@ -1,1 +1,41 @@
 """Who holds a page: where in memory its address stands, and what that place belongs to."""
+
+from __future__ import annotations
+
+from mmdump import hookimpl
+from mmdump.analysis import Analysis
+from mmdump.holders import Recogniser
+from mmdump.pagenotes import PageNotes
+
+__all__ = ["mmdump_analyses", "mmdump_holders", "mmdump_page_notes"]
+
+
+@hookimpl
+def mmdump_analyses() -> list[type[Analysis]]:
+    """``mmdump holders``."""
+    from mmdump_holders.analysis import Holders
+
+    return [Holders]
+
+
+@hookimpl
+def mmdump_page_notes() -> list[PageNotes]:
+    """What holds single pages, where that is asked for."""
+    from mmdump_holders.notes import holder_notes
+
+    return [PageNotes("holders", holder_notes)]
+
+
+@hookimpl
+def mmdump_holders() -> list[Recogniser]:
+    """The holders that mmdump knows."""
+    from mmdump_holders.gup_test import find_gup_test
+    from mmdump_holders.pipes import find_lost_pipes, find_pipes
+    from mmdump_holders.rings import find_rings
+
+    return [
+        Recogniser("pipe", find_pipes, 10),
+        Recogniser("pipe that no task has", find_lost_pipes, 40),
+        Recogniser("io_uring", find_rings, 10),
+        Recogniser("gup_test", find_gup_test, 10),
+    ]

@@ -11,10 +11,12 @@ import polars as pl
 
 from mmdump.analysis import Analysis, Columns, Parts, option
 from mmdump.errors import IncompleteError, UnsupportedError, UsageError
-from mmdump.kernel.arrays import Struct
+from mmdump.kernel.arrays import I64, Struct
 from mmdump.kernel.pageblock import UNKNOWN
 from mmdump.kernel.references import KIND_NAMES
 from mmdump.result import Column, Kind, Result, Schema
+from mmdump_holders.analysis import Sought, search_parts, start_search, tell
+from mmdump_holders.ranges import joined_runs
 from mmdump_page_owner.record import OWNER_COLUMNS, Owners, no_owners, read_owners, why_no_owner
 from mmdump_page_owner.stacks import stack_table
 from mmdump_page_pinner.cma import area_of, cma_findings, cma_runs, cma_table
@@ -65,6 +67,7 @@ class State:
 
     :param areas: CMA areas.
     :param only: Indices of the areas that rows are limited to; None for no limit.
+    :param sought: What the search for holders needs; None where there is none.
     """
 
     areas: tuple[CmaArea, ...]
@@ -74,6 +77,7 @@ class State:
     flag_names: FlagNames
     zone_names: tuple[str, ...]
     migratetypes: tuple[str, ...]
+    sought: Sought | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,9 @@ class Pinned(Analysis):
         metavar="NAME",
         optional_value="*",
     )
+    holders: bool = option(
+        "--holders", "search memory for what holds them: see mmdump holders", default=False
+    )
 
     def start(self, kernel: Kernel) -> State:
         """Read areas, batches and names."""
@@ -104,6 +111,7 @@ class Pinned(Analysis):
             flag_names=kernel.page_flag_names,
             zone_names=tuple(zones.get(index, f"zone{index}") for index in range(256)),
             migratetypes=kernel.pageblocks.names,
+            sought=start_search(kernel) if self.holders else None,
         )
 
     def _only(self, areas: tuple[CmaArea, ...], garbage: int) -> tuple[int, ...] | None:
@@ -125,6 +133,8 @@ class Pinned(Analysis):
         parts: dict[str, Columns] = {"pages": _rows(pages, held, state)}
         if state.areas:
             parts["cma"] = cma_runs(pages, held, state.areas)
+        if state.sought is not None:
+            parts |= search_parts(pages, state.sought, _held_heads(pages, held, state))
         return parts
 
     def batch(self, rows: Parts, state: State) -> Parts:
@@ -134,12 +144,12 @@ class Pinned(Analysis):
             found = found.filter(pl.col("area").is_in(state.only))
         decoded = _decode(found, state)
         parts = {"pages": decoded.select(PAGES.names), "groups": groups_of(decoded)}
-        if "cma" in rows:
-            parts["cma"] = rows["cma"]
-        return parts
+        return parts | {name: rows[name] for name in ("cma", "memory", "sought") if name in rows}
 
     def fold(self, part: str, frame: pl.DataFrame) -> pl.DataFrame:
-        """Sum groups."""
+        """Sum groups, and join runs of memory."""
+        if part == "memory":
+            return joined_runs(frame)
         return fold_groups(frame) if part == "groups" else frame
 
     def finish(self, kernel: Kernel, state: State, parts: Parts) -> Result:
@@ -168,9 +178,17 @@ class Pinned(Analysis):
             notes.append("OWNER allocated the pages; who else got a reference to them is not recorded.")
         if not state.batches.complete:
             notes.append("Some per-CPU folio batches could not be read: what they hold shows as excess.")
+        summary = [headline(groups)]
+        if state.sought is not None:
+            found = tell(kernel, state.sought, parts)
+            summary.append(found.summary)
+            tables |= {name: table for name, table in found.tables.items() if name != "stacks"}
+            text_tables += ["holders", "balance"]
+            findings, notes = [*findings, *found.findings], [*notes, *found.notes]
+            incomplete += found.incomplete
         return Result(
             self.name,
-            summary=[headline(groups)],
+            summary=summary,
             tables=tables,
             primary=PAGES.name,
             text_tables=text_tables,
@@ -178,6 +196,14 @@ class Pinned(Analysis):
             notes=notes,
             incomplete=incomplete,
         )
+
+
+def _held_heads(pages: PageRange, held: Held, state: State) -> I64:
+    """Rows of the heads of held folios whose holders are searched for."""
+    wanted = held.held
+    if state.only is not None:
+        wanted = wanted & np.isin(area_of(state.areas, held.rows + pages.start), state.only)
+    return np.unique(held.heads[wanted])
 
 
 def _unreadable(kernel: Kernel) -> list[str]:

@@ -1,0 +1,275 @@
+"""From folios to their holders: search, identify, recognise, and search again for what recognisers ask for."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmdump.holders import Counted, Hit, Holder, Owner, Place, State
+from mmdump.kernel.arrays import I64
+from mmdump_holders.places import Places
+from mmdump_holders.search import Found, Searched, Span, search
+
+if TYPE_CHECKING:
+    import polars as pl
+    from drgn import Program
+
+    from mmdump.holders import Recogniser
+    from mmdump.kernel import Kernel
+    from mmdump.kernel.files import OpenFile, OpenFiles
+    from mmdump.kernel.tasks import Tasks
+
+__all__ = ["Answer", "Forms", "find_holders"]
+
+#: A recogniser may ask for pointers to what it found, and for pointers to what points there.
+_ROUNDS = 4
+#: Hits that are identified one by one; the rest is counted.
+_MAX_PLACES = 1 << 14
+#: Structures whose pointers are searched for in one pass, and pointers to each that are looked at.
+_MAX_ASKED = 1 << 12
+_MAX_POINTERS = 1 << 10
+#: Low bits of a pointer to struct page that may be a tag: scatterlists, netmem, encoded pages, batches.
+_TAGS = 8
+#: Of a page table entry, the bits of the physical address, on every architecture with 52 of them.
+_PHYSICAL = (1 << 52) - 1
+
+
+@dataclass(frozen=True)
+class Forms:
+    """In what forms, besides the address of its struct page, a page is searched for.
+
+    :param physical: By addresses of its memory: physical ones (with whatever bits a page table entry has), and
+        those of the direct map.
+    :param pfn: By its PFN as a number of 64 bits.
+    """
+
+    physical: bool = False
+    pfn: bool = False
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What holds some folios.
+
+    :param holders: Every hit, and what it is; hits that nobody recognised are there too.
+    :param searched: What was searched.
+    :param passes: How often.
+    :param failed: One sentence for each recogniser that failed.
+    :param cut: One sentence for each limit that was met.
+    """
+
+    holders: Sequence[Holder]
+    searched: Searched
+    passes: int
+    failed: Sequence[str] = ()
+    cut: Sequence[str] = ()
+
+
+def find_holders(
+    kernel: Kernel,
+    head: I64,
+    pages: I64,
+    runs: pl.DataFrame,
+    forms: Forms | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Answer:
+    """Find what holds some folios.
+
+    :param head: Their first PFNs, ascending and distinct, int64.
+    :param pages: Pages of each, int64.
+    :param runs: The memory to search; see :mod:`mmdump_holders.ranges`.
+    """
+    spans = _spans(kernel, head, pages, forms or Forms())
+    searched = search(kernel, runs, spans, progress)
+    case = _Case(kernel, Places(kernel))
+    cut = []
+    hits, left = _hits(case.places, head, searched)
+    if left or searched.dropped:
+        cut.append(f"{left + searched.dropped} places beyond the first {len(hits)} were not looked at")
+    case.all = sorted(hits, key=lambda hit: hit.address)
+    passes = 1
+    while True:
+        holders, failed = _recognise(kernel, case)
+        if not case.asked or passes >= _ROUNDS:
+            break
+        case.answer(runs, progress)
+        passes += 1
+    if case.asked:
+        cut.append("some chains of pointers are longer than what was followed")
+    if case.refused:
+        cut.append(f"pointers to {case.refused} structures were not searched for")
+    return Answer(holders, searched, passes, failed, cut)
+
+
+def _spans(kernel: Kernel, head: I64, pages: I64, forms: Forms) -> list[Span]:
+    memmap, shift = kernel.memmap, np.uint64(kernel.target.page_shift)
+    first, last = head.astype(np.uint64), (head + pages).astype(np.uint64)
+    base, size = np.uint64(memmap.vmemmap), np.uint64(memmap.page_size)
+    spans = [Span("page", base + first * size, base + last * size)]
+    if forms.physical:
+        spans.append(Span("phys", first << shift, last << shift, _PHYSICAL))
+        direct = np.uint64(Places(kernel).direct(0))
+        if direct:
+            spans.append(Span("direct", direct + (first << shift), direct + (last << shift)))
+    if forms.pfn:
+        spans.append(Span("pfn", first, last))
+    return spans
+
+
+def _hits(places: Places, head: I64, searched: Searched) -> tuple[list[Hit], int]:
+    """The hits with the places they lie in, and how many were left out."""
+    memmap, shift = places.kernel.memmap, places.kernel.target.page_shift
+    hits: list[Hit] = []
+    left = 0
+    for form, found in searched.found.items():
+        value = found.value
+        if form == "page":
+            pfn, rest = np.divmod((value - np.uint64(memmap.vmemmap)).astype(np.int64), memmap.page_size)
+            tag = rest
+            # What points into the middle of a struct page is a list that the page is on.
+            good = np.flatnonzero(rest < _TAGS)
+        else:
+            number = value.astype(np.uint64)
+            if form == "direct":
+                number = number - np.uint64(places.direct(0))
+            if form == "phys":
+                number = number & np.uint64(_PHYSICAL)
+            pfn = (number if form == "pfn" else number >> np.uint64(shift)).astype(np.int64)
+            tag = np.zeros(len(pfn), np.int64)
+            good = np.arange(len(pfn))
+        left += max(len(good) + len(hits) - _MAX_PLACES, 0)
+        for at in good[: max(_MAX_PLACES - len(hits), 0)].tolist():
+            address, place = places.locate(int(found.physical[at]))
+            hits.append(
+                Hit(
+                    int(head[found.index[at]]),
+                    int(pfn[at]),
+                    form,
+                    int(value[at]),
+                    int(tag[at]),
+                    int(found.physical[at]),
+                    address,
+                    place,
+                )
+            )
+    return hits, left
+
+
+def _recognise(kernel: Kernel, case: _Case) -> tuple[list[Holder], list[str]]:
+    """Ask all recognisers; what none of them knows remains what its place is."""
+    holders: list[Holder] = []
+    failed: list[str] = []
+    # What was left behind is nobody's.
+    case.show([hit for hit in case.all if hit.place.state is not State.STALE])
+    for recogniser in _recognisers(kernel):
+        try:
+            found = [each for each in recogniser.find(case) if isinstance(each, Holder)]
+        except Exception as error:  # a dump may be damaged, or a kernel of another form, in any way
+            failed.append(f"recogniser {recogniser.name} failed: {type(error).__name__}: {error}")
+            continue
+        holders += found
+        named = {id(each.hit) for each in found}
+        case.show([hit for hit in case.hits if id(hit) not in named])
+    known = {id(each.hit) for each in holders}
+    holders += [_unknown(hit) for hit in case.all if id(hit) not in known]
+    return holders, failed
+
+
+def _recognisers(kernel: Kernel) -> Sequence[Recogniser]:
+    if kernel.recognisers is not None:
+        return kernel.recognisers()
+    from mmdump_holders import mmdump_holders
+
+    return sorted(mmdump_holders(), key=lambda each: (each.rank, each.name))
+
+
+def _unknown(hit: Hit) -> Holder:
+    return Holder(hit, hit.place.kind, hit.place.state, hit.place.why, hit.place.name, hit.place.start, counted=Counted.NONE)
+
+
+@dataclass(eq=False)
+class _Case:
+    """See :class:`mmdump.holders.Case`."""
+
+    kernel: Kernel
+    places: Places
+    all: list[Hit] = field(default_factory=list)
+    hits: list[Hit] = field(default_factory=list)
+    #: What was asked for and is not known yet.
+    asked: dict[tuple[int, int], None] = field(default_factory=dict)
+    refused: int = 0
+    _known: dict[tuple[int, int], list[tuple[int, int]]] = field(default_factory=dict)
+    _addresses: list[int] = field(default_factory=list)
+
+    @property
+    def prog(self) -> Program:
+        return self.kernel.target.prog
+
+    @property
+    def tasks(self) -> Tasks:
+        return self.kernel.tasks
+
+    @property
+    def files(self) -> OpenFiles:
+        return self.kernel.open_files
+
+    def show(self, hits: list[Hit]) -> None:
+        """Make these the hits that the next recogniser sees."""
+        self.hits = hits
+        self._addresses = [hit.address for hit in hits]
+
+    def within(self, start: int, size: int) -> Sequence[Hit]:
+        return self.hits[bisect_left(self._addresses, start) : bisect_left(self._addresses, start + size)]
+
+    def place(self, address: int) -> Place | None:
+        physical = self.places.physical(address)
+        if physical is not None:
+            return self.places.locate(physical)[1]
+        return self.places.virtual(address)
+
+    def owners(self, file: OpenFile | int) -> Sequence[Owner]:
+        address = file if isinstance(file, int) else file.address
+        return [Owner(task.tgid, task.comm, fd) for task, fd in self.files.holders(address)]
+
+    def pointers(self, start: int, size: int = 1) -> Sequence[tuple[int, int]]:
+        wanted = (start, size)
+        if wanted in self._known:
+            return self._known[wanted]
+        if len(self.asked) >= _MAX_ASKED:
+            self.refused += 1
+        elif start > 0 and size > 0:
+            self.asked[wanted] = None
+        return ()
+
+    def answer(self, runs: pl.DataFrame, progress: Callable[[int, int], None] | None) -> None:
+        """Search for all that was asked."""
+        asked, self.asked = sorted(self.asked), {}
+        start, end = _disjoint(asked)
+        found = search(self.kernel, runs, [Span("pointers", start, end)], progress).found["pointers"]
+        order = np.argsort(found.value, kind="stable")
+        sorted_found = Found(found.physical[order], found.value[order], found.index[order])
+        for first, size in asked:
+            low = int(np.searchsorted(sorted_found.value, np.uint64(first)))
+            high = int(np.searchsorted(sorted_found.value, np.uint64(first + size)))
+            known = self._known.setdefault((first, size), [])
+            for at in range(low, min(high, low + _MAX_POINTERS)):
+                address, place = self.places.locate(int(sorted_found.physical[at]))
+                if place.state is not State.STALE:
+                    known.append((address, int(sorted_found.value[at])))
+
+
+def _disjoint(asked: Iterable[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    """Ranges that may overlap, as disjoint ones: starts and ends, uint64."""
+    starts: list[int] = []
+    ends: list[int] = []
+    for start, size in asked:
+        if ends and start <= ends[-1]:
+            ends[-1] = max(ends[-1], start + size)
+        else:
+            starts.append(start)
+            ends.append(start + size)
+    return np.array(starts, np.uint64), np.array(ends, np.uint64)

@@ -1,0 +1,201 @@
+"""Holders as tables, findings and sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from mmdump.holders import Holder, State
+from mmdump.result import Column, Finding, Kind, Schema, Severity, Table
+from mmdump_holders.balance import balance_table
+from mmdump_page_owner.stacks import stack_table
+
+if TYPE_CHECKING:
+    from mmdump.kernel import Kernel
+    from mmdump_holders.casework import Answer
+    from mmdump_holders.ranges import Own
+
+__all__ = ["HOLDERS", "Report", "held_by", "report"]
+
+HOLDERS = Schema(
+    "holders",
+    (
+        Column("pfn", Kind.PFN, "the first page of the folio"),
+        Column("state", Kind.TEXT, "live: it holds the page; possible: in use, and nobody knows; stale: left behind"),
+        Column("kind", Kind.TEXT, "what sort of holder it is, or of memory"),
+        Column("held_by", Kind.TEXT, "the processes that have it"),
+        Column("what", Kind.TEXT, "which part of it"),
+        Column("name", Kind.TEXT, "its name, where it has one"),
+        Column("references", Kind.COUNT, "references (or pins) that go with it", in_text=False),
+        Column("counted", Kind.TEXT, "as what: reference, pin, cache, private, batch or none", in_text=False),
+        Column("pid", Kind.ID, "PID of the first of the processes", in_text=False),
+        Column("comm", Kind.TEXT, "its name", in_text=False),
+        Column("fd", Kind.ID, "its file descriptor", in_text=False),
+        Column("object", Kind.ADDRESS, "the structure that it is about", in_text=False),
+        Column("address", Kind.ADDRESS, "where the page's address stands"),
+        Column("place", Kind.TEXT, "what that memory is"),
+        Column("place_name", Kind.TEXT, "its slab cache, symbol, task or caller"),
+        Column("place_offset", Kind.BITS, "how far into it", in_text=False),
+        Column("why", Kind.TEXT, "what its state rests on", in_text=False),
+        Column("page", Kind.PFN, "the page of the folio that is meant", in_text=False),
+        Column("form", Kind.TEXT, "page (its struct page), direct (its memory), phys or pfn", in_text=False),
+        Column("value", Kind.ADDRESS, "what stands there", in_text=False),
+        Column("physical", Kind.ADDRESS, "the physical address of the place", in_text=False),
+        Column("stack_id", Kind.ID, "call chain that allocated the place, where nothing else is known of it", in_text=False),
+    ),
+    "Holders",
+)
+
+_TYPES: Mapping[Kind, Any] = {
+    Kind.TEXT: pl.String(),
+    Kind.PFN: pl.Int64(),
+    Kind.COUNT: pl.Int64(),
+    Kind.ID: pl.Int64(),
+    Kind.ADDRESS: pl.UInt64(),
+    Kind.BITS: pl.Int64(),
+}
+_ORDER = {State.LIVE: 0, State.POSSIBLE: 1, State.STALE: 2}
+#: Processes that are named for one holder.
+_NAMED = 4
+
+
+class Report:
+    """Holders of some folios, ready for a result.
+
+    :ivar tables: holders, balance and stacks, by name.
+    :ivar summary: The answer in one sentence.
+    """
+
+    def __init__(self, tables: dict[str, Table], summary: str) -> None:
+        self.tables = tables
+        self.summary = summary
+        self.findings: list[Finding] = []
+        self.notes: list[str] = []
+        self.incomplete: list[str] = []
+
+
+def report(kernel: Kernel, sought: pl.DataFrame, answer: Answer, own: Own) -> Report:
+    """Put together what was found.
+
+    :param sought: The folios: columns :data:`mmdump_holders.balance.SOUGHT`.
+    """
+    holders = sorted(answer.holders, key=lambda each: (each.hit.folio, _ORDER[each.state], each.hit.address))
+    table = Table(HOLDERS, pl.DataFrame([_row(each) for each in holders], schema=_schema(), orient="row"))
+    balance = balance_table(sought, holders)
+    stacks, notes = stack_table(kernel, table.frame["stack_id"].drop_nulls().unique().to_list())
+    found = Report({"holders": table, "balance": balance, "stacks": stacks}, _summary(holders, balance.frame))
+    found.findings = _findings(balance.frame)
+    found.notes += notes
+    searched = answer.searched
+    if searched.missing:
+        found.notes.append(
+            f"{searched.missing} of {searched.wanted} pages of kernel memory are not in the dump: what they hold is unknown."
+        )
+    if not own.complete:
+        found.notes.append("Where the page array lies is not fully known: some of it was searched too.")
+    found.incomplete += [*answer.failed, *answer.cut]
+    for what, complete in (("tasks", kernel.tasks.complete), ("open files", kernel.open_files.complete)):
+        if not complete:
+            found.incomplete.append(f"not all {what} could be read: holders may lack their names")
+    return found
+
+
+def _schema() -> dict[str, Any]:
+    return {column.name: _TYPES[column.kind] for column in HOLDERS.columns}
+
+
+def _row(holder: Holder) -> tuple[Any, ...]:
+    hit, place = holder.hit, holder.hit.place
+    first = holder.owners[0] if holder.owners else None
+    return (
+        hit.folio,
+        holder.state.value,
+        holder.kind,
+        held_by(holder),
+        holder.what,
+        holder.name,
+        holder.references,
+        holder.counted.value,
+        first.pid if first else None,
+        first.comm if first else None,
+        first.fd if first else None,
+        holder.object or None,
+        hit.address,
+        place.kind,
+        place.name,
+        hit.address - place.start if place.start else None,
+        place.why,
+        hit.pfn,
+        hit.form,
+        hit.value,
+        hit.physical,
+        place.stack_id,
+    )
+
+
+def held_by(holder: Holder) -> str:
+    """``pid 70 (work), fd 3 and 4``: the processes that have it, each once."""
+    of: dict[tuple[int, str], list[int]] = {}
+    for owner in holder.owners:
+        descriptors = of.setdefault((owner.pid, owner.comm), [])
+        if owner.fd is not None and owner.fd not in descriptors:
+            descriptors.append(owner.fd)
+    words = []
+    for (pid, comm), descriptors in list(of.items())[:_NAMED]:
+        shown = ", ".join(str(fd) for fd in sorted(descriptors)[:_NAMED])
+        words.append(f"pid {pid} ({comm})" + (f", fd {shown}" if shown else ""))
+    if len(of) > _NAMED:
+        words.append(f"{len(of) - _NAMED} others")
+    return "; ".join(words)
+
+
+def _summary(holders: Sequence[Holder], balance: pl.DataFrame) -> str:
+    """Who holds how many of the folios: one sentence."""
+    by: dict[str, set[int]] = {}
+    for holder in holders:
+        if holder.state is State.LIVE and holder.references:
+            who = held_by(holder) or holder.name or "nobody with a name"
+            by.setdefault(f"{holder.kind} of {who}", set()).add(holder.hit.folio)
+    total = len(balance)
+    folios = f"{total} folio{'s' if total != 1 else ''}"
+    if not by:
+        return f"{folios} searched for: no holder was found besides what each page's own counts explain."
+    parts = [
+        f"{len(pfns)} held by {who}"
+        for who, pfns in sorted(by.items(), key=lambda each: (-len(each[1]), each[0]))[:_NAMED]
+    ]
+    if len(by) > _NAMED:
+        parts.append(f"and {len(by) - _NAMED} other holders")
+    return f"{folios}: {', '.join(parts)}"
+
+
+def _findings(balance: pl.DataFrame) -> list[Finding]:
+    findings = []
+    missing = balance.filter(pl.col("missing") > 0)
+    if len(missing):
+        references = int(missing["missing"].sum())
+        findings.append(
+            Finding(
+                "holder-missing",
+                Severity.WARNING,
+                f"{references} references to {len(missing)} folios have no known holder; "
+                "what is possible among the holders may be it.",
+                "balance",
+                "missing > 0",
+            )
+        )
+    surplus = balance.filter(pl.col("surplus") > 0)
+    if len(surplus):
+        findings.append(
+            Finding(
+                "holder-surplus",
+                Severity.PROBLEM,
+                f"{len(surplus)} folios have fewer references than what holds them should have: "
+                "a reference was dropped too often, or memory moved while it was read.",
+                "balance",
+                "surplus > 0",
+            )
+        )
+    return findings
