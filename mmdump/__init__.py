@@ -1,10 +1,25 @@
 """mmdump: page-level analysis of Linux memory, from vmcores and the live kernel."""
 
-import pluggy
+from __future__ import annotations
 
-#: Marks a function as one of mmdump's hooks; see :mod:`mmdump.hookspecs`.
-hookimpl = pluggy.HookimplMarker("mmdump")
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pluggy
+
+    #: Marks a function as one of mmdump's hooks; see :mod:`mmdump.hookspecs`.
+    hookimpl: pluggy.HookimplMarker
 
 __version__ = "0.1.0"
 
 __all__ = ["__version__", "hookimpl"]
+
+
+def __getattr__(name: str) -> object:
+    # drgn imports this package whenever it starts: pluggy would be most of what that costs.
+    if name == "hookimpl":
+        import pluggy
+
+        marker = globals()[name] = pluggy.HookimplMarker("mmdump")
+        return marker
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from mmdump.analysis import Analysis
     from mmdump.checks import Check
     from mmdump.holders import Recogniser
+    from mmdump.kernel import Kernel
     from mmdump.kernel.page_ext import PageExtClient
     from mmdump.kernelfile import KernelFile
     from mmdump.pagenotes import PageNotes
     from mmdump.render import FormatSpec
+    from mmdump.target import Target
     from mmdump_snapshots.scenario import Scenario
 
 __all__ = ["DISABLE_VARIABLE", "GROUP", "LoadedPlugin", "Plugins", "load_plugins", "plugin_table"]
@@ -239,6 +241,12 @@ class Plugins:
         for _plugin, scenario in self._call("mmdump_scenarios", lambda each: isinstance(each, Scenario)):
             scenarios.setdefault(scenario.name, scenario)
         return {name: scenarios[name] for name in sorted(scenarios)}
+
+    def kernel(self, target: Target) -> Kernel:
+        """The kernel of a target, with what plugins know of kernels."""
+        from mmdump.kernel import Kernel
+
+        return Kernel(target, self.page_ext_clients(), self.recognisers)
 
     def page_ext_clients(self) -> list[PageExtClient]:
         """All users of page_ext that plugins declare; of two with one name, the first plugin's."""

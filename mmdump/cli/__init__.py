@@ -14,11 +14,13 @@ import click
 
 from mmdump import __version__
 from mmdump.cli.analyses import analysis_command
+from mmdump.cli.attached import OPENS_ANOTHER, on_open_kernel
 from mmdump.cli.builtin import cat_command, info_command, plugins_command
 from mmdump.cli.pages import check_command, page_command
 from mmdump.cli.session import Shared, shared_of
+from mmdump.cli.shell import shell_command
 from mmdump.cli.snapshot import demo_command, snapshot_command
-from mmdump.errors import ExitStatus, MmdumpError
+from mmdump.errors import ExitStatus, MmdumpError, UsageError
 
 __all__ = ["main"]
 
@@ -28,15 +30,24 @@ class _Group(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All command names, sorted."""
-        return sorted({*super().list_commands(ctx), *shared_of(ctx).plugins.analyses()})
+        shared = shared_of(ctx)
+        names = {*super().list_commands(ctx), *shared.plugins.analyses()}
+        return sorted(names if shared.attached is None else names - OPENS_ANOTHER)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """A built-in command, or the one made from the analysis of that name."""
-        built_in = super().get_command(ctx, name)
-        if built_in is not None:
-            return built_in
-        analysis = shared_of(ctx).plugins.analyses().get(name)
-        return None if analysis is None else analysis_command(analysis)
+        shared = shared_of(ctx)
+        command = super().get_command(ctx, name)
+        if command is None:
+            analysis = shared.plugins.analyses().get(name)
+            command = None if analysis is None else analysis_command(analysis)
+        if shared.attached is None or command is None:
+            return command
+        if name in OPENS_ANOTHER:
+            raise UsageError(
+                f"{name} makes or opens a dump of its own", f"Run it outside drgn: mmdump {name}"
+            )
+        return on_open_kernel(command)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -57,6 +68,11 @@ def cli(ctx: click.Context, plugin: Sequence[str], disable_plugin: Sequence[str]
     Who owns a page, who pins it, how it is mapped: read from struct page, page_ext and the stack depot.
     """
     shared = shared_of(ctx)
+    if shared.attached is not None:
+        return
+    if ctx.invoked_subcommand != "shell":
+        # Commands for drgn's shell are not ours to load; and while they load, drgn swallows an interrupt.
+        os.environ.setdefault("DRGN_DISABLE_PLUGINS", "*")
     logging.basicConfig(
         level=logging.DEBUG if shared.debug else logging.CRITICAL, format="%(name)s: %(message)s"
     )
@@ -70,6 +86,7 @@ for _command in (
     plugins_command,
     snapshot_command,
     demo_command,
+    shell_command,
 ):
     cli.add_command(_command)
 
@@ -88,8 +105,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Wherever it stands: it is asked for by adding it to a command that failed.
     debug = "--debug" in words
     words = ["--debug"] * debug + [word for word in words if word != "--debug"]
-    # Commands for drgn's shell are not ours to load; and while they load, drgn swallows an interrupt.
-    os.environ.setdefault("DRGN_DISABLE_PLUGINS", "*")
     if sys.stdout is None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
     shared: Shared | None = None

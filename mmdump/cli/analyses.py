@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmdump.cli.session import output_options, run, target_options
+from mmdump.cli.session import output_options, run, shared_of, target_options
 from mmdump.errors import IncompleteError, MmdumpError
 
 if TYPE_CHECKING:
     from mmdump.analysis import Analysis
     from mmdump.kernel import Kernel
     from mmdump.plugins import Plugins
-    from mmdump.render import Renderer
-    from mmdump.result import Result
+    from mmdump.result import Result, RowSink
     from mmdump.scan import Progress
 
 __all__ = ["analysis_command"]
@@ -40,7 +39,7 @@ def analysis_command(analysis: type[Analysis]) -> click.Command:
                 # The running kernel has no name: the first word is one of the rest.
                 rest, given["vmcore"] = (given["vmcore"], *rest), None
             words[words_of[0]] = tuple(rest)
-        if not given["vmcore"] and not given["live"]:
+        if not given["vmcore"] and not given["live"] and shared_of(ctx).attached is None:
             given["vmcore"] = _swallowed(analysis, words)
         chosen = analysis(**words)
         run(ctx, partial(_scan, chosen), **given)
@@ -81,7 +80,7 @@ def _scan(
     analysis: Analysis,
     kernel: Kernel,
     plugins: Plugins,
-    sink: Renderer,
+    sink: RowSink,
     progress: Progress | None,
 ) -> Result:
     from mmdump.scan import run_one

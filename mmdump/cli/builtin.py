@@ -112,4 +112,6 @@ def plugins_command(ctx: click.Context, /, **given: Any) -> None:
     result = plugin_table(shared.plugins)
     with rendering(shared, **given) as renderer:
         renderer.finish(result)
+    if shared.attached is not None:
+        shared.attached.result = result
     ctx.exit(ExitStatus.INCOMPLETE if shared.plugins.failed else ExitStatus.DONE)

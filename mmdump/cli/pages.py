@@ -38,7 +38,7 @@ def page_command(ctx: click.Context, /, pages: Sequence[str], pid: int | None, *
         pages, given["vmcore"] = (given["vmcore"], *pages), None
     words = list(pages)
     if not words:
-        raise UsageError("no page was named", "Such as: mmdump page VMCORE 0x1be00")
+        raise UsageError("no page was named", f"Such as: {ctx.command_path} {_vmcore(ctx)}0x1be00")
     if len(words) > _MAX_PAGES:
         raise UsageError(
             f"{len(words)} pages are too many for one answer", "mmdump pages has a row for each."
@@ -53,6 +53,10 @@ def page_command(ctx: click.Context, /, pages: Sequence[str], pid: int | None, *
         return page_info(kernel, plugins, [find_page(kernel, word, pid) for word in words])
 
     run(ctx, lambda kernel, plugins, _sink, _progress: show(kernel, plugins), **given)
+
+
+def _vmcore(ctx: click.Context) -> str:
+    return "VMCORE " if shared_of(ctx).attached is None else ""
 
 
 @click.command("check", short_help="invariants that do not hold: fsck for struct page")

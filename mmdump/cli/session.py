@@ -11,18 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mmdump.cli.attached import Attached
 from mmdump.errors import ExitStatus, IncompleteError, UsageError
 
 if TYPE_CHECKING:
+    from mmdump.cli.keeper import Keeper
     from mmdump.kernel import Kernel
     from mmdump.plugins import Plugins
     from mmdump.render import Renderer
-    from mmdump.result import Result
+    from mmdump.result import Result, RowSink
     from mmdump.scan import Progress
+    from mmdump.target import Target
 
 __all__ = [
     "Shared",
     "opened",
+    "opened_target",
     "output_options",
     "progress_bar",
     "rendering",
@@ -33,12 +37,18 @@ __all__ = [
 
 
 class Shared:
-    """What all commands share: the plugins, loaded when first needed."""
+    """What all commands share: the plugins, loaded when first needed.
 
-    def __init__(self, files: Sequence[str], disabled: Sequence[str], debug: bool) -> None:
+    :param attached: The kernel that is open already, where commands are given in drgn's shell.
+    """
+
+    def __init__(
+        self, files: Sequence[str], disabled: Sequence[str], debug: bool, attached: Attached | None = None
+    ) -> None:
         self.files = files
         self.disabled = disabled
         self.debug = debug
+        self.attached = attached
         self._plugins: Plugins | None = None
 
     @property
@@ -47,7 +57,8 @@ class Shared:
         if self._plugins is None:
             from mmdump.plugins import load_plugins
 
-            self._plugins = load_plugins(self.files, self.disabled)
+            load = load_plugins if self.attached is None else self.attached.plugins
+            self._plugins = load(self.files, self.disabled)
         return self._plugins
 
     def plugin_failures(self) -> list[str]:
@@ -65,6 +76,7 @@ def shared_of(ctx: click.Context) -> Shared:
             ctx.params.get("plugin") or (),
             ctx.params.get("disable_plugin") or (),
             bool(ctx.params.get("debug")),
+            ctx.obj if isinstance(ctx.obj, Attached) else None,
         )
     return ctx.obj
 
@@ -128,7 +140,7 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def run(
     ctx: click.Context,
-    analyse: Callable[[Kernel, Plugins, Renderer, Progress | None], Result],
+    analyse: Callable[[Kernel, Plugins, RowSink, Progress | None], Result],
     *,
     vmcore: str | None,
     symbols: Sequence[str],
@@ -149,9 +161,12 @@ def run(
     ):
         # The bar is gone before the answer is written, and never between rows on their way to a terminal.
         rows_pass = not isinstance(renderer, _text_renderer()) and output["output"] is None
+        keeper = None if shared.attached is None else _keeper(renderer)
         with progress_bar(quiet or (rows_pass and sys.stdout.isatty())) as progress:
-            result = analyse(kernel, shared.plugins, renderer, progress)
+            result = analyse(kernel, shared.plugins, keeper or renderer, progress)
         renderer.finish(result)
+    if shared.attached is not None and keeper is not None:
+        shared.attached.result = keeper.kept(result)
     if not isinstance(renderer, _text_renderer()):
         # Rows alone cannot say what is missing from them.
         for sentence in result.incomplete:
@@ -174,26 +189,56 @@ def opened(
 
     :param bare: Whether it may lack debug info.
     """
-    from drgn import BadDataError, FaultError
+    if shared.attached is not None:
+        with _explained_faults():
+            yield shared.attached.kernel(shared.plugins, bare=bare)
+        return
+    with (
+        opened_target(vmcore, symbols=symbols, live=live, force_symbols=force_symbols, bare=bare) as target,
+        _explained_faults(),
+    ):
+        yield shared.plugins.kernel(target)
 
-    from mmdump.kernel import Kernel
+
+def opened_target(
+    vmcore: str | None,
+    *,
+    symbols: Sequence[str],
+    live: bool,
+    force_symbols: bool,
+    bare: bool = False,
+) -> Target:
+    """The dump or the live kernel that was named, to be closed."""
     from mmdump.target import open_target
 
     if not vmcore and not live:
         raise UsageError("no vmcore was given", "Name a dump, or --live for the running kernel.")
     if vmcore is not None and live:
         raise UsageError("both a vmcore and --live were given", "Only one kernel at a time.")
-    with open_target(vmcore, symbols=symbols, force=force_symbols, live=live, bare=bare) as target:
-        try:
-            yield Kernel(target, shared.plugins.page_ext_clients(), shared.plugins.recognisers)
-        except (FaultError, BadDataError, OSError) as error:
-            # A segment at a negative offset of the file is an invalid argument to drgn's pread().
-            if isinstance(error, OSError) and (error.errno != errno.EINVAL or error.filename is not None):
-                raise
-            raise IncompleteError(
-                f"what had to be read is not in the dump, or is broken: {error}",
-                "The dump may be truncated, filtered or damaged.",
-            ) from error
+    return open_target(vmcore, symbols=symbols, force=force_symbols, live=live, bare=bare)
+
+
+@contextlib.contextmanager
+def _explained_faults() -> Iterator[None]:
+    """What could not be read becomes an error in words."""
+    from drgn import BadDataError, FaultError
+
+    try:
+        yield
+    except (FaultError, BadDataError, OSError) as error:
+        # A segment at a negative offset of the file is an invalid argument to drgn's pread().
+        if isinstance(error, OSError) and (error.errno != errno.EINVAL or error.filename is not None):
+            raise
+        raise IncompleteError(
+            f"what had to be read is not in the dump, or is broken: {error}",
+            "The dump may be truncated, filtered or damaged.",
+        ) from error
+
+
+def _keeper(renderer: Renderer) -> Keeper:
+    from mmdump.cli.keeper import Keeper
+
+    return Keeper(renderer)
 
 
 def _text_renderer() -> type[Renderer]:
@@ -224,7 +269,9 @@ def rendering(
     if chosen not in formats:
         raise UsageError(f"there is no format {chosen}", f"Formats: {', '.join(formats)}.")
     terminal = output is None and sys.stdout.isatty()
-    if terminal and formats[chosen].binary:
+    # In a script, standard output may be a string.
+    as_text = output is None and (terminal or not hasattr(sys.stdout, "buffer"))
+    if as_text and formats[chosen].binary:
         raise UsageError(f"format {chosen} is nothing for a terminal", "Name a file with -o, or use a pipe.")
     width = None
     if terminal:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import io
 import os
 import stat
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
 
 from mmdump.errors import UsageError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 __all__ = ["open_output"]
 
@@ -23,14 +28,18 @@ def open_output(path: str | os.PathLike[str] | None, force: bool = False) -> Ite
     A file is written beside its name and renamed when the block ends without an error, so that a reader
     never sees half of it; else nothing remains. What exists and is no regular file (``/dev/null``, a pipe,
     a terminal) is written directly. None and ``-`` are standard output, which stays open; when its reader
-    is gone :class:`BrokenPipeError` passes to the caller.
+    is gone :class:`BrokenPipeError` passes to the caller. Where standard output was replaced by something
+    that takes text alone, bytes are decoded.
 
     :param force: Replace an existing file, keeping its mode.
     :raises UsageError: The file exists and may not be replaced, or cannot be made.
     """
     if path is None or os.fspath(path) == "-":
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
+        # What was printed before comes first.
+        sys.stdout.flush()
+        out = getattr(sys.stdout, "buffer", None) or _AsText(sys.stdout)
+        yield cast("BinaryIO", out)
+        out.flush()
         return
     shown = os.fspath(path)
     if not shown:
@@ -60,6 +69,22 @@ def open_output(path: str | os.PathLike[str] | None, force: bool = False) -> Ite
         # Gone already if all went well.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+
+
+class _AsText(io.BufferedIOBase):
+    """Bytes, UTF-8 as all formats of text are, to a stream that takes text."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Buffer, /) -> int:
+        text = bytes(data)
+        self._out.write(self._decoder.decode(text))
+        return len(text)
 
 
 def _mode(path: str) -> int | None:

@@ -6,6 +6,7 @@ import random
 
 import numpy as np
 import pytest
+from drgn import cast
 from drgn.helpers.linux.mm import (
     compound_head,
     compound_order,
@@ -14,8 +15,11 @@ from drgn.helpers.linux.mm import (
     pfn_to_page,
 )
 
+from mmdump.helpers import page_ext, page_ext_data, page_owner, page_owner_allocated, page_pinner
 from mmdump.kernel import Kernel
 from mmdump.kernel.page import PageRange
+from mmdump_page_owner.record import read_owners
+from mmdump_page_pinner.marks import marked
 from tests.conftest import Sample
 
 # include/uapi/linux/kernel-page-flags.h
@@ -78,22 +82,33 @@ def test_large_folios_counts_are_what_drgn_reads(kernel: Kernel, ranges: list[Pa
             assert pincount[index] == folio._pincount.counter.value_()
 
 
-def test_page_owner_records_are_what_drgn_reads(kernel: Kernel, ranges: list[PageRange]) -> None:
+def test_page_owner_records_are_what_the_helpers_read(kernel: Kernel, ranges: list[PageRange]) -> None:
     prog = kernel.target.prog
-    stride = prog["page_ext_size"].value_()
-    offset = prog["page_owner_ops"].offset.value_()
-    kind = prog.type("struct page_owner")
     for pages in ranges:
         record = pages.ext["page_owner"]
         for row in _some(pages):
-            pfn = pages.start + row
-            section = kernel.memmap.sections.index(pfn)
-            base = int(kernel.memmap.sections.page_ext[section])
-            owner = type(prog["vmemmap"])(prog, kind, address=base + stride * pfn + offset)
+            ext = page_ext(pfn_to_page(prog, pages.start + row))
+            assert pages.ext.flags[row] == ext.flags.value_()
+            owner = cast("struct page_owner *", page_ext_data(ext, prog["page_owner_ops"]))
             for name in record.names:
                 value = getattr(owner, name)
                 expected = value.string_() if name == "comm" else value.value_()
                 assert record[name][row] == expected
+
+
+def test_owners_and_marks_are_what_the_helpers_say(kernel: Kernel, ranges: list[PageRange]) -> None:
+    prog = kernel.target.prog
+    owners = read_owners(kernel)
+    seen = set()
+    for pages in ranges:
+        for row in _some(pages):
+            page = pfn_to_page(prog, pages.start + row)
+            owner, allocated = page_owner(page), page_owner_allocated(page)
+            assert bool(owner) == pages.ext.has_flag("PAGE_EXT_OWNER")[row]
+            assert (allocated and bool(owner.handle)) == owners.recorded(pages)[row]
+            assert page_pinner(page) == marked(pages.ext)[row]
+            seen.add((bool(owner), allocated, page_pinner(page)))
+    assert {(True, True, True), (True, False, False), (False, False, False)} <= seen
 
 
 def test_flags_and_types_are_those_of_kpageflags(sample: Sample, ranges: list[PageRange]) -> None:
