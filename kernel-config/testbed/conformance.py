@@ -94,6 +94,12 @@ def named_lines(text: bytes) -> Records:
     return dict(enumerate(text.split(b"\n")))
 
 
+def allocinfo_lines(text: bytes) -> Records:
+    """Lines by number, but for the one that counts what reading this very file allocates."""
+    lines = dict(enumerate(text.split(b"\n")))
+    return {number: line for number, line in lines.items() if b" func:allocinfo_start" not in line}
+
+
 #: File -> how it is taken apart.
 FILES: Mapping[str, Callable[[bytes], Records]] = {
     "/sys/kernel/debug/page_owner": page_owner_records,
@@ -101,6 +107,7 @@ FILES: Mapping[str, Callable[[bytes], Records]] = {
     "/sys/kernel/debug/page_owner_stacks/show_handles": stack_records,
     "/sys/kernel/debug/page_owner_stacks/show_stacks_handles": stack_records,
     "/sys/kernel/debug/stackdepot/stats": named_lines,
+    "/proc/allocinfo": allocinfo_lines,
     "/proc/kpageflags": words,
     "/proc/kpagecount": words,
     "/proc/kpagecgroup": words,

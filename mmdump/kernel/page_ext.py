@@ -53,6 +53,7 @@ class PageExtClient:
     :param ops: Its ``struct page_ext_operations`` variable.
     :param struct: The type of its data, or None when it has only flags.
     :param enabled: A ``static_key_false`` (or a bool) that is on when the client is.
+    :param disabled: A ``static_key_false`` that is on when the client keeps its data elsewhere.
     :param members: Columns of its data -> member names, newest first.
     :param optional: Columns that some kernels do not have.
     :param flags: Names its flag bits may have (``enum page_ext_flags``).
@@ -63,6 +64,7 @@ class PageExtClient:
     ops: str
     struct: str | None = None
     enabled: str | None = None
+    disabled: str | None = None
     members: Mapping[str, Sequence[str]] = field(default_factory=dict)
     optional: Sequence[str] = ()
     flags: Sequence[str] = ()
@@ -169,6 +171,8 @@ def _client_state(prog: Program, client: PageExtClient) -> ClientState:
         offset, size = ops.offset.value_(), ops.size.value_()
         key = find_object(prog, client.enabled) if client.enabled else None
         enabled = key is None or _is_on(key)
+        elsewhere = find_object(prog, client.disabled) if client.disabled else None
+        enabled = enabled and (elsewhere is None or not _is_on(elsewhere))
     except FaultError:
         return ClientState(client, built=True, enabled=False, unreadable=True)
     except AttributeError:

@@ -12,7 +12,7 @@ from mmdump.kernel.layout import find_object
 if TYPE_CHECKING:
     from drgn import Program
 
-__all__ = ["at_each_cpu", "each_cpu", "possible_cpus"]
+__all__ = ["at_each_cpu", "cpu_offsets", "each_cpu", "possible_cpus"]
 
 
 def each_cpu(prog: Program, variable: Object) -> Iterator[Object]:
@@ -53,13 +53,21 @@ def at_each_cpu(prog: Program, pointer: Object) -> Iterator[tuple[int, Object]]:
     if not start:
         # No CPU's copy is there: with an offset added it would be the beginning of the per-CPU section.
         raise FaultError("a per-CPU pointer is NULL", 0)
+    for cpu, offset in cpu_offsets(prog):
+        yield cpu, Object(prog, target, address=(start + offset) & 0xFFFFFFFFFFFFFFFF)
+
+
+def cpu_offsets(prog: Program) -> list[tuple[int, int]]:
+    """What each possible CPU adds to a per-CPU pointer of the running kernel: the CPU, and its offset.
+
+    :raises drgn.FaultError: It is not in the dump.
+    """
     # Without CONFIG_SMP there is one copy, where the pointer says.
     offsets = find_object(prog, "__per_cpu_offset")
-    for cpu in possible_cpus(prog):
-        if offsets is not None and cpu >= (offsets.type_.length or 0):
-            return
-        offset = 0 if offsets is None else offsets[cpu].value_()
-        yield cpu, Object(prog, target, address=(start + offset) & 0xFFFFFFFFFFFFFFFF)
+    if offsets is None:
+        return [(cpu, 0) for cpu in possible_cpus(prog)]
+    most = offsets.type_.length or 0
+    return [(cpu, offsets[cpu].value_()) for cpu in possible_cpus(prog) if cpu < most]
 
 
 def possible_cpus(prog: Program) -> list[int]:

@@ -12,10 +12,10 @@ from drgn import FaultError
 from mmdump.errors import IncompleteError, UnsupportedError
 from mmdump.kernel.depot_state import FILE as DEPOT_FILE
 from mmdump.kernel.layout import c_string, find_object, find_type
+from mmdump.kernel.rodata import read_only_data
 from mmdump.kernelfile import KernelFile
 from mmdump_page_owner.frames import Frames
 from mmdump_page_owner.record import why_no_owner
-from mmdump_page_owner.rodata import read_only_data
 from mmdump_page_owner.stack_list import FILE, StackList, read_stack_list
 
 if TYPE_CHECKING:

@@ -20,12 +20,12 @@ from drgn import FaultError
 from mmdump.errors import UnsupportedError
 from mmdump.kernel.arrays import decoded, hex_text
 from mmdump.kernel.layout import c_string, enumerators, find_object
+from mmdump.kernel.rodata import read_only_data
 from mmdump.kernel.stackdepot import StackStatus
 from mmdump.kernelfile import KernelFile
 from mmdump_page_owner.frames import Frames
 from mmdump_page_owner.memcg import charged_text
 from mmdump_page_owner.record import Owners, gfp_migratetype, read_owners, why_no_owner
-from mmdump_page_owner.rodata import read_only_data
 
 if TYPE_CHECKING:
     from mmdump.kernel import Kernel
