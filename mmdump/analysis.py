@@ -138,6 +138,13 @@ class Analysis:
     stream: ClassVar[Schema | None] = None
     #: Whether ``mmdump report`` has a section for it.
     in_report: ClassVar[bool] = True
+    #: Where that section stands, and findings of equal severity: small numbers come first.
+    report_rank: ClassVar[int] = 60
+
+    @classmethod
+    def for_report(cls, kernel: Kernel) -> Analysis:  # noqa: ARG003
+        """The form in which ``mmdump report`` asks it: with no options, unless the kernel suggests some."""
+        return cls()
 
     def only(self, columns: frozenset[str]) -> Analysis:  # noqa: ARG002
         """The same analysis where only these columns of the streamed table matter: others may be null.

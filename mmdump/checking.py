@@ -76,6 +76,7 @@ class CheckRun(Analysis):
 
     name = "check"
     summary = "invariants that do not hold"
+    report_rank = 90
 
     def __init__(self, checks: Sequence[Check], only: Sequence[str] = ()) -> None:
         names = [each.name for each in checks]

@@ -14,10 +14,12 @@ from typing import Protocol
 import polars as pl
 
 __all__ = [
+    "Bars",
     "Column",
     "Coverage",
     "Finding",
     "Kind",
+    "Map",
     "Result",
     "RowSink",
     "Schema",
@@ -61,6 +63,8 @@ class Column:
     :param aliases: Other names by which ``--sort`` and its like know it.
     :param weight: Whether its sum says how much the rows' call chains weigh: formats of stacks
         (flame graphs, profiles) count by such columns.
+    :param secret: What sort of name it holds that is nobody else's business: ``comm``, ``cgroup``, ``path``,
+        ``host`` or ``module``. A redacted report masks it, here and in every sentence.
     """
 
     name: str
@@ -69,15 +73,50 @@ class Column:
     in_text: bool = True
     aliases: tuple[str, ...] = ()
     weight: bool = False
+    secret: str = ""
+
+
+@dataclass(frozen=True)
+class Bars:
+    """That a table makes a histogram: a bar for each row.
+
+    :param label: The column that names the bars, in order.
+    :param value: The column of their lengths.
+    :param by: Columns whose values have a histogram each.
+    """
+
+    label: str
+    value: str
+    by: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Map:
+    """That a table is a map of physical memory: a cell for each row, in order of PFN.
+
+    :param start: The column of the first PFN of each cell.
+    :param pages: The column of the pages it spans.
+    :param parts: Columns of how many of these are what; the rest of a cell is unknown.
+    :param labels: Columns that say more about a cell: its zone, its migratetype.
+    """
+
+    start: str
+    pages: str
+    parts: tuple[str, ...]
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Schema:
-    """Name and columns of a table, known before there are any rows."""
+    """Name and columns of a table, known before there are any rows.
+
+    :param chart: The picture that it makes in a report; formats of text leave it out.
+    """
 
     name: str
     columns: tuple[Column, ...]
     title: str = ""
+    chart: Bars | Map | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -140,6 +179,8 @@ class Finding:
     :param message: One sentence.
     :param table: The table whose rows are the evidence.
     :param where: The condition that selects those rows, as ``--where`` takes it.
+    :param about: The one thing it is about, such as a CMA area, where other analyses may find the same: a
+        report tells findings of one key about one thing once.
     """
 
     key: str
@@ -147,6 +188,7 @@ class Finding:
     message: str
     table: str | None = None
     where: str | None = None
+    about: str | None = None
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from mmdump.kernel.arrays import U8
     from mmdump.kernel.page import PageRange
 
-__all__ = ["Collect", "Progress", "Ranges", "run", "run_one"]
+__all__ = ["Collect", "OutOfTimeError", "Outcome", "Progress", "Ranges", "run", "run_guarded", "run_one"]
+
+T = TypeVar("T")
 
 #: Called with (pages done, pages in all) after each range.
 Progress = Callable[[int, int], None]
@@ -61,6 +64,24 @@ class Collect:
         return Table(self._schema, pl.concat(self._frames))
 
 
+class OutOfTimeError(Exception):
+    """An analysis took longer than it may."""
+
+
+@dataclass
+class Outcome:
+    """What became of one analysis among others.
+
+    :param result: None when it failed, or was dropped.
+    :param error: Why it was: what it raised, or :class:`OutOfTimeError`.
+    :param seconds: Time it took for itself; columns of pages that several need are charged to the first.
+    """
+
+    result: Result | None = None
+    error: Exception | None = None
+    seconds: float = 0.0
+
+
 @dataclass(eq=False)
 class _Run:
     """One analysis under way: rows wait until they make a batch, and what batches keep is folded."""
@@ -68,10 +89,36 @@ class _Run:
     analysis: Analysis
     state: Any
     sink: RowSink
+    guard: _Guard | None = None
+    outcome: Outcome = field(default_factory=Outcome)
     waiting: dict[str, list[Columns]] = field(default_factory=dict)
     waiting_rows: int = 0
     kept: dict[str, list[pl.DataFrame]] = field(default_factory=dict)
     kept_rows: dict[str, int] = field(default_factory=dict)
+
+    def call(self, what: Callable[..., T], *given: Any) -> T | None:
+        """Call a part of the analysis; where it is guarded, None if that fails or it is out of time."""
+        if self.guard is None:
+            return what(*given)
+        if self.outcome.error is not None:
+            return None
+        begun = time.monotonic()
+        try:
+            return what(*given)
+        except Exception as error:
+            self.outcome.error = error
+            return None
+        finally:
+            self.outcome.seconds += time.monotonic() - begun
+
+    def in_time(self) -> bool:
+        """Whether it goes on: it has not failed, and has time left."""
+        outcome, most = self.outcome, None if self.guard is None else self.guard.most
+        if outcome.error is None and most is not None and outcome.seconds > most:
+            outcome.error = OutOfTimeError(f"it took more than the {most:g} seconds it was given")
+        if outcome.error is not None:
+            self.waiting, self.kept = {}, {}
+        return outcome.error is None
 
     def take(self, parts: Mapping[str, Columns]) -> None:
         """Take the rows of one range."""
@@ -129,6 +176,16 @@ def run_one(
     return result
 
 
+@dataclass(frozen=True)
+class _Guard:
+    """That analyses do not cost one another.
+
+    :param most: Seconds that each may take; None for no limit.
+    """
+
+    most: float | None
+
+
 def run(
     kernel: Kernel,
     analyses: Sequence[Analysis],
@@ -140,48 +197,100 @@ def run(
     :param sinks: One for each analysis, or None to keep streamed rows in the result.
     :return: One result for each analysis, with coverage filled in.
     """
+    outcomes = _run(kernel, analyses, sinks, progress, None)
+    return [each.result for each in outcomes if each.result is not None]
+
+
+def run_guarded(
+    kernel: Kernel,
+    analyses: Sequence[Analysis],
+    sinks: Sequence[RowSink | None] = (),
+    progress: Progress | None = None,
+    most: float | None = None,
+) -> list[Outcome]:
+    """As :func:`run`, but one that fails costs only itself.
+
+    :param most: Seconds that each may take: one that takes more is dropped between two ranges.
+    :return: One outcome for each analysis.
+    """
+    return _run(kernel, analyses, sinks, progress, _Guard(most))
+
+
+def _run(
+    kernel: Kernel,
+    analyses: Sequence[Analysis],
+    sinks: Sequence[RowSink | None],
+    progress: Progress | None,
+    guard: _Guard | None,
+) -> list[Outcome]:
     kernel.progress = progress
     runs = []
     for index, analysis in enumerate(analyses):
         sink = (sinks[index] if index < len(sinks) else None) or Collect()
         asked = analysis if analysis.stream is None else analysis.only(sink.needs(analysis.stream))
-        runs.append(_Run(asked, asked.start(kernel), sink))
-    scanning = [one for one in runs if one.analysis.wants_pages(kernel)]
+        one = _Run(asked, None, sink, guard)
+        one.state = one.call(asked.start, kernel)
+        runs.append(one)
+    scanning = [one for one in runs if one.call(one.analysis.wants_pages, kernel)]
     # A kernel whose page_ext mmdump does not know may still do for analyses that need none.
-    ext = any(kernel.page_ext.enabled(name) for one in scanning for name in one.analysis.page_ext)
+    ext = any(one.call(_wants_ext, kernel, one.analysis) for one in scanning)
     ranges = Ranges(kernel, ext=ext, progress=progress)
+    try:
+        begun = _scan(ranges, runs, scanning)
+    except Exception as error:
+        if guard is None:
+            raise
+        begun = False
+        for one in scanning:
+            one.outcome.error = one.outcome.error or error
+    if not begun:
+        _begin(runs)
+    for one in runs:
+        if one.in_time():
+            one.outcome.result = one.call(_finish, kernel, one, ranges if one in scanning else None)
+    return [one.outcome for one in runs]
+
+
+def _wants_ext(kernel: Kernel, analysis: Analysis) -> bool:
+    return any(kernel.page_ext.enabled(name) for name in analysis.page_ext)
+
+
+def _scan(ranges: Ranges, runs: Sequence[_Run], scanning: Sequence[_Run]) -> bool:
+    """The pass over the page array; returns whether there was anything to look at."""
     begun = False
-    for pages in ranges if scanning else ():
-        parts = [one.analysis.scan(pages, one.state) for one in scanning]
+    going = [one for one in scanning if one.in_time()]
+    for pages in ranges if going else ():
+        parts = [one.call(one.analysis.scan, pages, one.state) for one in going]
         # Not before: what keeps the first range from being read leaves no half of an answer behind.
         if not begun:
             _begin(runs)
             begun = True
-        for one, found in zip(scanning, parts, strict=True):
-            one.take(found)
+        for one, found in zip(going, parts, strict=True):
+            if found is not None:
+                one.call(one.take, found)
         del pages, parts
-        if all(one.sink.satisfied for one in scanning):
+        going = [one for one in going if one.in_time()]
+        if all(one.sink.satisfied for one in going):
             break
+    return begun
 
-    if not begun:
-        _begin(runs)
-    results = []
-    for one in runs:
-        result = one.analysis.finish(kernel, one.state, one.parts())
-        if isinstance(one.sink, Collect) and one.analysis.stream is not None:
-            result = result.with_table(one.sink.finish())
-        if one in scanning:
-            coverage = ranges.coverage
-            result = replace(
-                result,
-                coverage=coverage if one.analysis.page_ext else replace(coverage, page_ext=None),
-                incomplete=[*result.incomplete, *ranges.missing()],
-            )
-        truncated = kernel.target.dump.truncated if kernel.target.dump is not None else None
-        if truncated:
-            result = replace(result, notes=[truncated, *result.notes])
-        results.append(replace(result, target=result.target or summarise(kernel.target)))
-    return results
+
+def _finish(kernel: Kernel, one: _Run, ranges: Ranges | None) -> Result:
+    """The result, with coverage if it looked at pages."""
+    result = one.analysis.finish(kernel, one.state, one.parts())
+    if isinstance(one.sink, Collect) and one.analysis.stream is not None:
+        result = result.with_table(one.sink.finish())
+    if ranges is not None:
+        coverage = ranges.coverage
+        result = replace(
+            result,
+            coverage=coverage if one.analysis.page_ext else replace(coverage, page_ext=None),
+            incomplete=[*result.incomplete, *ranges.missing()],
+        )
+    truncated = kernel.target.dump.truncated if kernel.target.dump is not None else None
+    if truncated:
+        result = replace(result, notes=[truncated, *result.notes])
+    return replace(result, target=result.target or summarise(kernel.target))
 
 
 def _begin(runs: Sequence[_Run]) -> None:

@@ -17,6 +17,7 @@ from mmdump.cli.analyses import analysis_command
 from mmdump.cli.attached import OPENS_ANOTHER, on_open_kernel
 from mmdump.cli.builtin import cat_command, info_command, plugins_command
 from mmdump.cli.pages import check_command, page_command
+from mmdump.cli.report import report_command
 from mmdump.cli.session import Shared, shared_of
 from mmdump.cli.shell import shell_command
 from mmdump.cli.snapshot import demo_command, snapshot_command
@@ -83,6 +84,7 @@ for _command in (
     cat_command,
     page_command,
     check_command,
+    report_command,
     plugins_command,
     snapshot_command,
     demo_command,

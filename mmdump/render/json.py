@@ -13,7 +13,7 @@ from mmdump.render.jsonl import json_lines
 from mmdump.render.query import Query, QueryStream
 from mmdump.result import Finding, Result, Schema, Table
 
-__all__ = ["SCHEMA_VERSION", "JsonRenderer"]
+__all__ = ["SCHEMA_VERSION", "JsonRenderer", "about", "columns_of", "dumps", "finding_of"]
 
 #: Raised when a reader of the output would have to change.
 SCHEMA_VERSION = 1
@@ -46,7 +46,7 @@ class JsonRenderer(Renderer):
 
     def finish(self, result: Result) -> None:
         """Write the rest."""
-        rest = ",\n".join(f"{_dumps(key)}: {_dumps(value)}" for key, value in _about(result).items())
+        rest = ",\n".join(f"{dumps(key)}: {dumps(value)}" for key, value in about(result).items())
         if self._stream is not None:
             self._rows(self._stream.schema, self._stream.finish())
             self._write("]}")
@@ -83,18 +83,14 @@ class JsonRenderer(Renderer):
             self._write("]}")
 
     def _identity(self) -> str:
-        return f'"mmdump": {_dumps(self.options.version)},\n"schema": {SCHEMA_VERSION}'
+        return f'"mmdump": {dumps(self.options.version)},\n"schema": {SCHEMA_VERSION}'
 
     def _open_tables(self) -> None:
         self._write('"tables": {')
 
     def _open_table(self, schema: Schema) -> None:
-        columns = [
-            {"name": column.name, "kind": column.kind.value, "description": column.description}
-            for column in schema.columns
-        ]
         comma = "," if self._any_table else ""
-        self._write(f'{comma}\n{_dumps(schema.name)}: {{"columns": {_dumps(columns)},\n"rows": [')
+        self._write(f'{comma}\n{dumps(schema.name)}: {{"columns": {dumps(columns_of(schema))},\n"rows": [')
         self._any_table = True
         self._any_row = False
 
@@ -112,19 +108,21 @@ class JsonRenderer(Renderer):
         self.out.write(text.encode("utf-8", "backslashreplace"))
 
 
-def _about(result: Result) -> dict[str, object]:
+def about(result: Result) -> dict[str, object]:
+    """All of a result but its tables."""
     return {
         "target": dict(result.target),
         "analysis": result.analysis,
         "summary": list(result.summary),
         "coverage": None if result.coverage is None else result.coverage.as_dict(),
-        "findings": [_finding(each) for each in result.findings],
+        "findings": [finding_of(each) for each in result.findings],
         "notes": list(result.notes),
         "incomplete": list(result.incomplete),
     }
 
 
-def _finding(finding: Finding) -> Mapping[str, str | None]:
+def finding_of(finding: Finding) -> Mapping[str, str | None]:
+    """A finding, as it stands in JSON."""
     return {
         "key": finding.key,
         "severity": finding.severity.value,
@@ -134,5 +132,14 @@ def _finding(finding: Finding) -> Mapping[str, str | None]:
     }
 
 
-def _dumps(value: object) -> str:
+def columns_of(schema: Schema) -> list[dict[str, str]]:
+    """The columns of a table, as they stand in JSON."""
+    return [
+        {"name": column.name, "kind": column.kind.value, "description": column.description}
+        for column in schema.columns
+    ]
+
+
+def dumps(value: object) -> str:
+    """A value as JSON."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)

@@ -38,6 +38,7 @@ class Buddy(Analysis):
 
     name = "buddy"
     summary = "free memory: lists, watermarks, fragmentation"
+    report_rank = 55
     page_ext = (DEBUG_GUARDPAGE.name,)
 
     want: int | None = option(

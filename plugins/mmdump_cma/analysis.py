@@ -52,6 +52,7 @@ class Cma(Analysis):
 
     name = "cma"
     summary = "CMA areas: what is in them, and what stands in the way of an allocation"
+    report_rank = 30
     page_ext = tuple(client.name for client in CLIENTS)
 
     def why_not(self, kernel: Kernel) -> str | None:

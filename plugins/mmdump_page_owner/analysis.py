@@ -60,6 +60,7 @@ class PageOwner(Analysis):
 
     name = "page-owner"
     summary = "allocated (or freed) pages by call chain"
+    report_rank = 40
     needs = (Need(why_missing),)
     page_ext = ("page_owner",)
 

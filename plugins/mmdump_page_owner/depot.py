@@ -73,6 +73,7 @@ class StackDepotAnalysis(Analysis):
 
     name = "stackdepot"
     summary = "what the stack depot costs, what it holds, and whether it is sound"
+    report_rank = 80
     needs = (Need(_missing),)
     page_ext = ("page_owner",)
 

@@ -72,6 +72,7 @@ class Pageblocks(Analysis):
 
     name = "pageblocks"
     summary = "blocks of one migratetype polluted by another, and by whom"
+    report_rank = 50
     needs = (Need(why_missing),)
     page_ext = ("page_owner",)
     stream = BLOCKS

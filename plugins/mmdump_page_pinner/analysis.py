@@ -86,6 +86,7 @@ class Pinned(Analysis):
 
     name = "pinned"
     summary = "pages that could not be migrated, and who holds them"
+    report_rank = 20
     page_ext = ("page_owner", *(client.name for client in CLIENTS))
     stream = PAGES
 
