@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # Role "run": makes all situations, reads the truth around the host's dumps, and crashes if asked.
 . /testbed/settings.sh
+trace_memory
 
 situation hugetlb
 situation splice
@@ -23,7 +24,7 @@ situation ksm
 situation poison
 situation reported
 
-put 0 $tracing/tracing_on
+stop_tracing
 ps -o pid,ppid,comm,args > /truth/ps.txt
 for pid in $(ps -o pid,comm | awk '$2 ~ /^work-|-child$|^thp-child/ { print $1 }'); do
     for file in smaps maps status; do
