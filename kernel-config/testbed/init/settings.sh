@@ -17,6 +17,25 @@ situation() { # NAME ARGUMENT...
     fi
 }
 
+# A situation with what it needs. What comes after `frag` goes into its holes; then most of them are freed.
+made=
+make_situation() { # NAME
+    case $1 in
+    shmthp) situation shmthp /huge ;;
+    filethp | pagecache | tee)
+        if [ ! -e /data/data.bin ]; then
+            mount_9p data /data cache=loose,ro || echo "absent: page cache: no 9p with a cache" >> $truth
+        fi
+        situation "$1" /data/data.bin ;;
+    *) situation "$1" ;;
+    esac
+    if [ "$made" = frag ]; then
+        kill -USR1 "$(cat /run/work/frag.pid)" 2>/dev/null
+        sleep 1
+    fi
+    made=$1
+}
+
 # Whatever works in the background, and would move or free pages between the truth and the dump.
 put 0 /proc/sys/kernel/numa_balancing
 put 0 /sys/kernel/mm/transparent_hugepage/khugepaged/defrag
