@@ -79,6 +79,7 @@ def main(args: argparse.Namespace) -> int:
             nodes=args.nodes,
             cpus=args.cpus,
             accel=qemu.accelerator(kernel, args.accel),
+            stalled_disk=True,
             shares=(qemu.Share("share", share), scenario.data_share(kernel)),
         )
         return _talk(spec, args.log or temporary / "console.log", args.timeout, interactive=not args.words)

@@ -57,8 +57,9 @@ def _prepare(directory: Path, kernel: BuiltKernel, initrd: Path, dumps: tuple[st
 def run(kernel: BuiltKernel, args: argparse.Namespace) -> tuple[Path, scenario.Record]:
     """Boot, make all situations, read the truth, crash and collect the dumps."""
     directory = scenario.new_directory(f"{kernel.name}-kexec")
-    (directory / "truth").mkdir()
-    scenario.link_kernel(kernel, directory)
+    # The capture kernel would wait for the stalled disk.
+    situations = tuple(name for name in scenario.SITUATIONS if name not in {"dio", "loop"})
+    scenario.prepare(directory, kernel, situations)
     initrd = programs.initramfs(kernel.arch, with_kexec=True)
     dumps = split_names(args.dumps, tuple(DUMPS), "dump")
     _prepare(directory, kernel, initrd, dumps)

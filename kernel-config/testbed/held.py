@@ -22,11 +22,13 @@ class Expected:
     :param held: Held by a pipe, without a pin.
     :param released: Were in the pipe, and left it.
     :param pinned: Pinned with FOLL_PIN: the page, or the head of its large folio.
+    :param waiting: In I/O, in a ring or in a queue, with a pin or without one; heads of large folios.
     """
 
     held: frozenset[int] = frozenset()
     released: frozenset[int] = frozenset()
     pinned: frozenset[int] = frozenset()
+    waiting: frozenset[int] = frozenset()
 
 
 @dataclass
@@ -42,6 +44,7 @@ def expected(lines: list[TruthLine]) -> Expected:
     piped: list[int] = []
     drained = 0
     pinned: set[int] = set()
+    waiting: set[int] = set()
     for line in lines:
         if line.kind == "splice" and "pinned pfn" in line.text:
             piped.append(int(line.values["pfn"], 0))
@@ -51,7 +54,11 @@ def expected(lines: list[TruthLine]) -> Expected:
             pinned.add(int(line.values["pfn"], 0))
         elif line.kind == "longpinhuge" and "head pfn" in line.values:
             pinned.add(int(line.values["head pfn"], 0))
-    return Expected(frozenset(piped[drained:]), frozenset(piped[:drained]), frozenset(pinned))
+        elif line.kind in {"dio", "aioring", "loop", "tcp", "unix", "tee"} and "pfn" in line.values:
+            waiting.add(int(line.values.get("head pfn", line.values["pfn"]), 0))
+    return Expected(
+        frozenset(piped[drained:]), frozenset(piped[:drained]), frozenset(pinned), frozenset(waiting)
+    )
 
 
 def pinned_rows(dump: Path, vmlinux: Path) -> list[dict[str, Any]]:
@@ -84,7 +91,9 @@ def judge(rows: list[dict[str, Any]], want: Expected, failures: set[int]) -> Ver
     for pfn in sorted(want.pinned):
         if pfn not in held or "foll_pin" not in held[pfn]["evidence"]:
             verdict.wrong.append(f"{pfn:#x} is pinned and has no foll_pin")
-    for pfn in sorted(held.keys() - want.held - want.pinned):
+    for pfn in sorted(want.waiting - held.keys()):
+        verdict.wrong.append(f"{pfn:#x} is in I/O, in a ring or in a queue, and not held")
+    for pfn in sorted(held.keys() - want.held - want.pinned - want.waiting):
         verdict.wrong.append(
             f"{pfn:#x} is held: {held[pfn]['evidence']}, {held[pfn]['kind']}, nobody said so"
         )

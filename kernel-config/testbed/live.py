@@ -15,7 +15,7 @@ from .guest import Guest
 MEMORY = 1536
 """MiB: a Python program with its libraries, beside the situations."""
 
-SITUATIONS = "splice,thp,longpin,longpinhuge,iouring,leak"
+SITUATIONS = "splice,thp,longpin,longpinhuge,iouring,dio,loop,tcp,unix,tee,leak"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +53,7 @@ def run(kernel: BuiltKernel, args: argparse.Namespace) -> tuple[Path, int]:
         nodes=args.nodes,
         cpus=args.cpus,
         accel=qemu.accelerator(kernel, args.accel),
+        stalled_disk=True,
         shares=(
             qemu.Share("share", directory),
             scenario.data_share(kernel),

@@ -25,6 +25,17 @@ DEFAULT_CMDLINE = (
 a wrong pointer when page_owner is read while pages are charged to memory cgroups."""
 
 
+STALLED_DISK = (
+    # 128 KiB at once, which is enough to look for partitions; after that a byte a second. QEMU answers all
+    # that is in flight when it stops the guest, but the guest has not seen that when it is dumped.
+    "-object", "throttle-group,id=trickle,x-bps-total=1,x-bps-total-max=131072",
+    "-blockdev", "driver=null-co,node-name=nothing,size=67108864,read-zeroes=on",
+    "-blockdev", "driver=throttle,node-name=stalled,throttle-group=trickle,file=nothing",
+    "-device", "virtio-blk-pci,drive=stalled",
+)  # fmt: skip
+"""Words for a disk of 64 MiB on which I/O stays in flight. No kernel can boot while it is stalled."""
+
+
 @dataclass(frozen=True)
 class Share:
     """A directory of the host that the guest mounts over 9p."""
@@ -47,6 +58,8 @@ class GuestSpec:
     cpus: int = 2
     accel: str = "tcg"
     shares: tuple[Share, ...] = field(default=())
+    stalled_disk: bool = False
+    """Whether there is a disk that answers its first bytes alone: see STALLED_DISK."""
 
 
 def parse_memory(text: str) -> int:
@@ -90,6 +103,7 @@ def command_line(spec: GuestSpec, console: Path, console_log: Path, qmp: Path) -
         "-device", "vmcoreinfo",
     ]  # fmt: skip
     words += _node_words(spec)
+    words += STALLED_DISK if spec.stalled_disk else ()
     for share in spec.shares:
         readonly = ",readonly=on" if share.readonly else ""
         words += [

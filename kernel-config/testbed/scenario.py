@@ -19,6 +19,17 @@ BOOT_SECONDS = 240
 SITUATION_SECONDS = 600
 TRUTH_SECONDS = 600
 
+SITUATIONS = (
+    # In this order: hugetlb finds memory whole, and what comes after frag goes into its holes.
+    "hugetlb", "splice", "frag", "leak", "thp", "mthp", "shmthp", "filethp", "pagecache",
+    "longpin", "longpinhuge", "iouring", "dio", "loop", "tcp", "unix", "tee",
+    "slab", "pagetables", "ksm", "poison", "reported",
+)  # fmt: skip
+"""What a run makes; see workload/main.c."""
+
+EXTRA_SITUATIONS = ("slowleak", "churn")
+"""What goes on while the truth is read, and is made when asked for. First, if it is to last long."""
+
 Log = Callable[[str], None]
 
 
@@ -35,6 +46,8 @@ class RunOptions:
     compress: bool = False
     filters: tuple[str, ...] = tuple(dump.FILTERS)
     """Names in dump.FILTERS."""
+    situations: tuple[str, ...] = ()
+    """Names in SITUATIONS and EXTRA_SITUATIONS, in the order in which they are made; none: SITUATIONS."""
 
 
 @dataclass
@@ -111,8 +124,7 @@ def run(
     Raises GuestError if the guest did not get that far; the directory with its console.log stays.
     """
     directory = new_directory(name or kernel.name)
-    (directory / "truth").mkdir()
-    link_kernel(kernel, directory)
+    prepare(directory, kernel, options.situations or SITUATIONS)
     spec = qemu.GuestSpec(
         kernel=kernel,
         initrd=programs.initramfs(kernel.arch),
@@ -122,6 +134,7 @@ def run(
         cpus=options.cpus,
         accel=qemu.accelerator(kernel, options.accel),
         shares=(qemu.Share("share", directory), data_share(kernel)),
+        stalled_disk=True,
     )
     record = new_record(spec)
     log(f"{kernel.name} ({kernel.release}): booting {spec.memory} MiB under {spec.accel}, see {directory}")
@@ -146,6 +159,13 @@ def run(
     write_record(directory, record)
     cache.point(directory.with_name(name or kernel.name), directory)
     return directory, record
+
+
+def prepare(directory: Path, kernel: BuiltKernel, situations: tuple[str, ...]) -> None:
+    """Put into a run's directory what its guest and its readers look for there."""
+    (directory / "truth").mkdir()
+    (directory / "situations").write_text(" ".join(situations) + "\n")
+    link_kernel(kernel, directory)
 
 
 def new_record(spec: qemu.GuestSpec) -> Record:

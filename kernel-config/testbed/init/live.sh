@@ -3,7 +3,7 @@
 # /share is /mnt there.
 . /testbed/settings.sh
 for name in $(cat /share/situations); do
-    situation "$name"
+    make_situation "$name"
 done
 mkdir -p /host
 mount_9p host /host cache=loose,ro || { echo "@@ failed the host's root cannot be mounted"; return 1; }

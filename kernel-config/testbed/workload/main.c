@@ -36,12 +36,18 @@ static const struct situation situations[] = {
 	{ "splice", make_splice, "pages of a pipe inside CMA, and a CMA allocation that fails" },
 	{ "frag", make_frag, "memory filled with movable pages, then freed in pieces (SIGUSR1)" },
 	{ "leak", make_leak, "pages allocated by one call chain: pipe buffers [MIB]" },
+	{ "slowleak", make_slowleak, "pages allocated all the time and never freed: a pipe that nobody reads" },
 	{ "slab", make_slab, "slab objects in quantity [COUNT]" },
 	{ "pagecache", make_pagecache, "page cache in quantity: pagecache FILE" },
 	{ "pagetables", make_pagetables, "page tables in quantity [COUNT]" },
 	{ "ksm", make_ksm, "pages merged by KSM" },
 	{ "poison", make_poison, "hwpoisoned pages" },
 	{ "reported", make_reported, "huge blocks freed, for free page reporting" },
+	{ "dio", make_dio, "direct I/O in flight on a disk that does not answer" },
+	{ "loop", make_loop, "direct I/O in flight on a loop device above that disk" },
+	{ "tcp", make_tcp, "spliced, sent and zero-copy pages in the queues of TCP sockets" },
+	{ "unix", make_unix, "spliced pages in the queue of a unix socket" },
+	{ "tee", make_tee, "pages that two pipes share, and a file's in a third: tee [FILE]" },
 	{ "churn", make_churn, "memory that moves all the time, for live runs" },
 };
 

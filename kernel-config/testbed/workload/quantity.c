@@ -24,6 +24,7 @@
 #define FRAG_HOLES 32              /* chunks of which every other page is freed at once */
 #define FRAG_KEPT 32               /* chunks of which every 16th page stays */
 #define LEAK_MIB 16
+#define SLOWLEAK_PAUSE_MS 40
 
 static long argument(int argc, char **argv, long otherwise)
 {
@@ -133,6 +134,33 @@ void make_leak(int argc, char **argv)
 		fail("the writer ended with status 0x%x", status);
 	say("leak holder pid=%d pipes=%zu writer=%d", getpid(), pipes, writer);
 	idle();
+}
+
+/*
+ * The same, slowly: a page every so often, from now until the guest ends, into pipes that nobody reads.
+ * What a daemon does whose log nobody takes.
+ */
+void make_slowleak(int argc, char **argv)
+{
+	useconds_t pause_us = (useconds_t)argument(argc, argv, SLOWLEAK_PAUSE_MS) * 1000;
+	char *page = small_pages(page_size);
+	int ends[2] = { -1, -1 };
+	size_t pages = 0, pipes = 0;
+
+	more_files(4096);
+	say("slowleak pid=%d pause_ms=%u chain=pipe_write", getpid(), pause_us / 1000);
+	ready();
+	for (;; pages++) {
+		if (ends[1] < 0 || write(ends[1], page, page_size) < 0) {
+			if (pipe(ends))
+				fail("pipe %zu, after %zu pages: %s", pipes, pages, strerror(errno));
+			pipes++;
+			fcntl(ends[1], F_SETFL, O_NONBLOCK);
+			if (write(ends[1], page, page_size) < 0)
+				fail("write into a new pipe: %s", strerror(errno));
+		}
+		usleep(pause_us);
+	}
 }
 
 void make_slab(int argc, char **argv)

@@ -19,6 +19,7 @@
 
 #define KPF_BUDDY 10
 #define KPF_COMPOUND_HEAD 15
+#define KPF_COMPOUND_TAIL 16
 #define KPF_HWPOISON 19
 #define KPF_THP 22
 
@@ -80,6 +81,12 @@ void make_pagecache(int argc, char **argv);
 void make_pagetables(int argc, char **argv);
 void make_ksm(int argc, char **argv);
 void make_poison(int argc, char **argv);
+void make_dio(int argc, char **argv);
+void make_loop(int argc, char **argv);
+void make_tcp(int argc, char **argv);
+void make_unix(int argc, char **argv);
+void make_tee(int argc, char **argv);
+void make_slowleak(int argc, char **argv);
 void make_reported(int argc, char **argv);
 void make_churn(int argc, char **argv);
 
