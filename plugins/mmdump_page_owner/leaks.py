@@ -5,10 +5,11 @@ all of these hold:
 
 - its pages are the kernel's own: no slab, not on an LRU, no page cache or anonymous memory, no page table,
   not reserved (see :mod:`mmdump_page_owner.kinds`);
-- there are many: at least 256 allocations, and 1 MiB;
-- they were made all the time, not in a burst: since the first of them, in the first half of the time that the
-  machine ran, allocations of three quarters of all sixteenths of that time are still there, of the last
-  sixteenth too, and no sixteenth has more than a quarter of them;
+- they were made all the time: since the first of them, in the first half of the time that the machine ran,
+  allocations of three quarters of all sixteenths of that time are still there, of the last sixteenth too;
+- there are many, bursts left out: at least 256 allocations, and 1 MiB. Of each sixteenth, what is beyond
+  twice the middle one since the first counts as a burst. (A chain is not one user's: a large burst, such as a
+  buffer filled once, must not hide what somebody else leaks by the same chain.)
 - what it allocated is not freed: for ten of its pages there is at most one that lies free now and whose
   record says that this chain had allocated it last.
 
@@ -47,7 +48,8 @@ _PARTS = 16
 _LEAST_ALLOCATIONS = 256
 _LEAST_BYTES = 1 << 20
 _LEAST_FILLED = 0.75
-_LARGEST_PART = 0.25
+#: Of the middle part since the first: what a part has beyond is a burst.
+_EVENLY = 2
 _PAGES_FOR_ONE_FREED = 10
 #: Chains kept at most; a real depot has some thousands.
 _MAX_CHAINS = 1 << 16
@@ -58,6 +60,7 @@ SUSPECTS = Schema(
         Column("pages", Kind.COUNT, "the kernel's own pages that the chain allocated", weight=True),
         Column("bytes", Kind.BYTES, "the same in bytes", weight=True),
         Column("allocations", Kind.COUNT, "how many allocations they are"),
+        Column("evenly", Kind.COUNT, "how many of them were made evenly, bursts left out"),
         Column("oldest_ts_nsec", Kind.NSEC, "when the oldest was made"),
         Column("newest_ts_nsec", Kind.NSEC, "when the newest was made"),
         Column("freed_pages", Kind.COUNT, "pages that lie free and were last allocated by the chain"),
@@ -136,7 +139,7 @@ def fold_frees(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def candidates(ages: pl.DataFrame, frees: pl.DataFrame, page_size: int) -> pl.DataFrame:
-    """The chains that the rule above suspects, by handle, those with most pages first."""
+    """The chains that the rule above suspects, by handle, those with most pages made evenly first."""
     if frees["stack_id"].eq(-1).any():
         return ages.clear().select("stack_id")
     chains = ages.group_by("stack_id").agg(
@@ -147,19 +150,33 @@ def candidates(ages: pl.DataFrame, frees: pl.DataFrame, page_size: int) -> pl.Da
         pl.col("part").n_unique().alias("filled"),
         pl.col("part").min().alias("first"),
         pl.col("part").max().alias("last"),
-        pl.col("allocations").max().alias("largest"),
+        pl.col("allocations").sort(descending=True).alias("parts"),
     )
-    chains = chains.join(frees, on="stack_id", how="left").with_columns(
-        pl.col("freed_pages").fill_null(0), (pl.col("pages") * page_size).alias("bytes")
+    # Of so many parts since the first, those without an allocation last, the middle one.
+    middle = (_PARTS - pl.col("first").cast(pl.Int64)) // 2
+    chains = chains.with_columns(
+        pl.col("parts").list.get(middle, null_on_oob=True).fill_null(0).alias("middle")
     )
-    allocations = pl.col("allocations")
+    share = (pl.col("middle") * _EVENLY / pl.col("allocations")).clip(0, 1)
+    evenly = (
+        ages.join(chains.select("stack_id", "middle"), on="stack_id")
+        .group_by("stack_id")
+        .agg(
+            (pl.col("allocations") * share).sum().round().cast(pl.Int64).alias("evenly"),
+            (pl.col("pages") * share).sum().alias("even_pages"),
+        )
+    )
+    chains = (
+        chains.join(evenly, on="stack_id")
+        .join(frees, on="stack_id", how="left")
+        .with_columns(pl.col("freed_pages").fill_null(0), (pl.col("pages") * page_size).alias("bytes"))
+    )
     return chains.filter(
-        (allocations >= _LEAST_ALLOCATIONS) & (pl.col("bytes") >= _LEAST_BYTES),
+        (pl.col("evenly") >= _LEAST_ALLOCATIONS) & (pl.col("even_pages") * page_size >= _LEAST_BYTES),
         (pl.col("first") < _PARTS // 2) & (pl.col("last") == _PARTS - 1),
         pl.col("filled") >= _LEAST_FILLED * (_PARTS - pl.col("first").cast(pl.Int64)),
-        pl.col("largest") <= _LARGEST_PART * allocations,
         pl.col("freed_pages") * _PAGES_FOR_ONE_FREED <= pl.col("pages"),
-    ).sort("pages", "stack_id", descending=[True, False])
+    ).sort("even_pages", "pages", "stack_id", descending=[True, True, False])
 
 
 def suspect_table(found: pl.DataFrame, chains: Chains) -> Table | None:

@@ -66,13 +66,23 @@ def test_kernel_memory_allocated_all_the_time_and_never_freed_is_a_suspect_and_c
         (np.linspace(0, NOW // 100, COUNT), "at boot"),
         (np.linspace(NOW * 0.7, NOW - 10**9, COUNT), "only of late"),
         (np.linspace(0, NOW * 0.8, COUNT), "not any more"),
-        (np.concatenate([np.zeros(COUNT // 2), np.linspace(0, NOW - 1, COUNT // 2)]), "mostly at boot"),
+        (np.concatenate([np.zeros(COUNT * 3 // 4), np.linspace(0, NOW - 1, COUNT // 4)]), "mostly at boot"),
         (np.where(np.arange(COUNT) % 2, 10, NOW - 10), "at boot and now"),
         (np.array([0, 0.2, 0.4, 0.6, 0.98])[np.arange(COUNT) % 5] * NOW, "in five bursts"),
     ],
 )
 def test_what_came_in_a_burst_or_stopped_is_none(times, why: str) -> None:
     assert keys(suspects(*machine(times.astype(np.uint64)))) == [], why
+
+
+@pytest.mark.parametrize("when", [0, NOW // 3, NOW - 2])
+def test_a_burst_by_the_same_chain_does_not_hide_a_leak(when: int) -> None:
+    times = np.concatenate([np.full(COUNT // 2, when), np.linspace(0, NOW - 1, COUNT // 2)])
+    # Of the part with the burst counts as much again as of each other part.
+    result = suspects(*machine(times.astype(np.uint64)))
+    assert rows(result, "stack_id", "allocations", "evenly", table="suspects") == [
+        (LEAK, COUNT, COUNT // 2 + COUNT // 32)
+    ]
 
 
 @pytest.mark.parametrize(

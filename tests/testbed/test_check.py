@@ -17,6 +17,16 @@ splice pid=70 pinned pfn=0x11 va=0x7f4b61769000
 splice pages in cma=897 pinned=2
 drained 1
 """
+WAITING = """\
+dio pid=109 fd=3 disk=/dev/vda requests=16
+dio pid=109 fd=3 how=aio op=read request=8 va=0x7f86ca60d000 pfn=0x20
+aioring pid=109 va=0x7fb361bb1000 pfn=0x21
+loop pid=113 fd=5 how=aio op=read request=0 va=0x7f1983fe3000 pfn=0x22
+tcp pid=116 sender fd=5 receiver fd=6 bytes=16384
+tcp queue=send pid=116 fd=8 source=zerocopy pfn=0x23 head pfn=0x23
+unix queue=receive pid=119 fd=5 source=splice pfn=0x24 head pfn=0x24
+tee pid=122 fd=8 source=file pfn=0x103 head pfn=0x100
+"""
 
 
 def _row(pfn: int, *evidence: str, state: str = "held") -> dict[str, Any]:
@@ -46,6 +56,17 @@ def test_a_held_page_that_is_missing_or_too_many_is_wrong() -> None:
     assert "nobody said so" in judge([*RIGHT, _row(0x99, "excess")], want, set()).wrong[0]
     drained = [_row(0x10, "excess"), *RIGHT[1:]]
     assert "left the pipe" in judge(drained, want, set()).wrong[0]
+
+
+def test_what_waits_in_io_or_in_a_queue_is_held_with_a_pin_or_without() -> None:
+    want = expected(parse_truth(TRUTH + WAITING))
+    assert want.waiting == {0x20, 0x21, 0x22, 0x23, 0x24, 0x100}
+    assert want.pinned == {0x2C00, 0x17FBA}
+    waiting = [_row(pfn, "excess") for pfn in sorted(want.waiting - {0x20})]
+    right = [*RIGHT, _row(0x20, "foll_pin"), *waiting]
+    assert judge(right, want, {0x10, 0x11}).wrong == []
+    [missing] = judge([*RIGHT, *waiting], want, {0x10, 0x11}).wrong
+    assert missing.startswith("0x20 is in I/O")
 
 
 def test_a_failure_in_the_trace_wants_a_mark() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import socket
 import struct
 import threading
@@ -115,6 +116,14 @@ def test_command_line_with_two_nodes() -> None:
         words_of(spec(nodes=2, cpus=1))
 
 
+def test_a_disk_that_stalls_is_there_when_asked_for() -> None:
+    pairs = list(itertools.pairwise(words_of(spec(stalled_disk=True))))
+    assert ("-device", "virtio-blk-pci,drive=stalled") in pairs
+    [limits] = [value for name, value in pairs if name == "-object"]
+    assert {"x-bps-total=1", "x-bps-total-max=131072"} < set(limits.split(","))
+    assert not any("drive=stalled" in word for word in words_of(spec()))
+
+
 def test_kernel_cmdline_has_the_callers_words_last() -> None:
     words = qemu.kernel_cmdline(kernel(), "run", "page_owner=off").split()
     assert words[0] == "console=ttyS0"
@@ -137,6 +146,20 @@ def test_names_are_checked() -> None:
     assert run.split_names("elf,kdump-zlib", dump.ALL_FORMATS, "dump format") == ("elf", "kdump-zlib")
     with pytest.raises(GuestError, match="raw is no dump format; there are elf"):
         run.split_names("elf,raw", dump.ALL_FORMATS, "dump format")
+
+
+def test_situations_are_in_the_order_asked_for_and_all_stands_for_those_of_every_run() -> None:
+    assert run.situations_of("all") == scenario.SITUATIONS
+    assert run.situations_of("slowleak,all") == ("slowleak", *scenario.SITUATIONS)
+    assert run.situations_of("tee,all,dio") == ("tee", *(x for x in scenario.SITUATIONS if x != "tee"))
+    with pytest.raises(GuestError, match="thp2 is no situation; there are hugetlb"):
+        run.situations_of("thp2")
+
+
+def test_every_situation_is_known_to_the_workload() -> None:
+    source = (Path(scenario.__file__).parent / "workload/main.c").read_text()
+    known = re.findall(r'^\t\{ "(\w+)", make_', source, re.M)
+    assert sorted((*scenario.SITUATIONS, *scenario.EXTRA_SITUATIONS)) == sorted(known)
 
 
 # ---- the console -------------------------------------------------------------------------------------
