@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from mmdump.kernel.layout import enumerators, find_object, find_type
+from mmdump.kernel.layout import enumerators, find_type
 from mmdump.result import Column, Kind
 from mmdump_page_pinner.marks import FAILED, GET, PAGE_PINNER, why_no_marks
 
@@ -136,16 +136,4 @@ def caveats(kernel: Kernel, *, failed: bool, got: bool) -> list[str]:
             "page_ext of this kernel has no word for flags: the page pinner's lie over the data that its "
             "entries begin with."
         )
-    tracking = find_object(kernel.target.prog, "failure_tracking")
-    if tracking is not None and not _tracks(tracking):
-        notes.append("failure_tracking was off: no page was marked while it was.")
     return notes
-
-
-def _tracks(key: object) -> bool:
-    from drgn import FaultError
-
-    try:
-        return bool(key.key.enabled.counter.value_() > 0)  # type: ignore[attr-defined]
-    except FaultError:
-        return True
