@@ -340,8 +340,8 @@ def _findings(kernel: Kernel, events: pl.DataFrame) -> list[Finding]:
             Finding(
                 "holders-puts",
                 Severity.NOTE,
-                f"{len(puts)} of the records, of {puts['pfn'].n_unique()} pages that were in the way, are not of "
-                "the attempt to move them: these call chains let go of pages, and tell who held them.",
+                f"{len(puts)} records of {puts['pfn'].n_unique()} pages that were in the way are not of the "
+                "attempt to move them: these call chains let go of pages, and tell who held them.",
                 "events",
                 "ring = 'failures' AND by = 'other'",
             )
