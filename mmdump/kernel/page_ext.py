@@ -79,6 +79,8 @@ class ClientState:
     :param unreadable: Whether that could not be read.
     :param offset: Of its data from the start of the entry, in bytes.
     :param size: Of its data, in bytes for each page.
+    :param shared_flags: Whether it says that it uses the flags word; None where clients do not say (up to
+        6.2).
     """
 
     client: PageExtClient
@@ -87,6 +89,7 @@ class ClientState:
     offset: int = 0
     size: int = 0
     unreadable: bool = False
+    shared_flags: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,8 @@ class PageExtLayout:
     :param built: Whether the kernel was built with page_ext at all.
     :param stride: Size of an entry in bytes; 0 when there are none.
     :param flags: Bit numbers of the flags word by name, empty when entries have no flags word.
+    :param flags_overlaid: Whether the flags word is none of its own, but what the first client's data begins
+        with: Android's page pinner uses flags without saying so, which matters since 6.3.
     :param garbage: Whether clients are on whose data does not fit into entries of that size.
     :param dtype: One structured dtype over an entry: the flags word and a field for each enabled client.
     """
@@ -106,6 +111,7 @@ class PageExtLayout:
     clients: Mapping[str, ClientState]
     dtype: np.dtype[np.void] | None
     garbage: bool = False
+    flags_overlaid: bool = False
 
     def client(self, name: str) -> ClientState | None:
         """The state of a client, or None when no plugin declares it."""
@@ -116,8 +122,9 @@ class PageExtLayout:
         state = self.clients.get(name)
         if state is None or not state.enabled or self.dtype is None:
             return False
-        # A client without data of its own has flags.
-        return (name if state.client.struct else "flags") in (self.dtype.names or ())
+        # A client without data of its own has flags; in some kernels it has both.
+        names = self.dtype.names or ()
+        return name in names or (not (state.client.struct and state.size) and "flags" in names)
 
 
 def read_page_ext_layout(prog: Program, clients: Sequence[PageExtClient]) -> PageExtLayout:
@@ -146,10 +153,17 @@ def read_page_ext_layout(prog: Program, clients: Sequence[PageExtClient]) -> Pag
     wanted = any(state.enabled and state.client.flags for state in states.values())
     if stride >= _FLAGS_SIZE and (wanted or always):
         flags = enumerators(prog, "enum page_ext_flags")
-    if not _fits(stride, _FLAGS_SIZE if flags else 0, states):
+    overlaid = bool(flags) and _overlaid(states)
+    if not _fits(stride, _FLAGS_SIZE if flags and not overlaid else 0, states):
         return PageExtLayout(built, stride, {}, states, None, garbage=True)
     dtype = _entry_dtype(prog, stride, states, bool(flags)) if stride else None
-    return PageExtLayout(built, stride, flags, states, dtype)
+    return PageExtLayout(built, stride, flags, states, dtype, flags_overlaid=overlaid)
+
+
+def _overlaid(states: Mapping[str, ClientState]) -> bool:
+    """Whether those of the enabled clients that use flags do not say so: entries have no word for them."""
+    said = [state.shared_flags for state in states.values() if state.enabled]
+    return False in said and True not in said
 
 
 def _fits(stride: int, flags_size: int, states: Mapping[str, ClientState]) -> bool:
@@ -169,6 +183,7 @@ def _client_state(prog: Program, client: PageExtClient) -> ClientState:
         return ClientState(client, built=False, enabled=False)
     try:
         offset, size = ops.offset.value_(), ops.size.value_()
+        shared = bool(ops.need_shared_flags) if has_member(ops.type_, "need_shared_flags") else None
         key = find_object(prog, client.enabled) if client.enabled else None
         enabled = key is None or _is_on(key)
         elsewhere = find_object(prog, client.disabled) if client.disabled else None
@@ -177,7 +192,7 @@ def _client_state(prog: Program, client: PageExtClient) -> ClientState:
         return ClientState(client, built=True, enabled=False, unreadable=True)
     except AttributeError:
         return ClientState(client, built=True, enabled=False)
-    return ClientState(client, built=True, enabled=enabled, offset=offset, size=size)
+    return ClientState(client, True, enabled, offset, size, shared_flags=shared)
 
 
 def _is_on(key: Object) -> bool:

@@ -19,8 +19,9 @@ from mmdump_holders.analysis import Sought, search_parts, start_search, tell
 from mmdump_holders.ranges import joined_runs
 from mmdump_page_owner.record import OWNER_COLUMNS, Owners, no_owners, read_owners, why_no_owner
 from mmdump_page_owner.stacks import stack_table
+from mmdump_page_pinner.android import PINNER_COLUMNS, caveats, decode_records, record_columns
 from mmdump_page_pinner.cma import area_of, cma_findings, cma_runs, cma_table
-from mmdump_page_pinner.evidence import find_lasting
+from mmdump_page_pinner.evidence import GOT, MIGRATION_FAILED, find_lasting
 from mmdump_page_pinner.groups import EVIDENCE_LISTS, fold_groups, group_table, groups_of, headline, released
 from mmdump_page_pinner.marks import CLIENTS, why_no_marks
 
@@ -40,7 +41,12 @@ PAGES = Schema(
         Column("pfn", Kind.PFN, "the page"),
         Column("head_pfn", Kind.PFN, "the first page of its folio"),
         Column("order", Kind.ID, "order of the folio"),
-        Column("evidence", Kind.TEXT, "page_pinner (marked), foll_pin (FOLL_PIN pins), excess (unexplained)"),
+        Column(
+            "evidence",
+            Kind.TEXT,
+            "page_pinner (marked), foll_pin (FOLL_PIN pins), excess (unexplained); "
+            "Android: migration_failed (marked), get (got by get_user_pages())",
+        ),
         Column(
             "state", Kind.TEXT, "held; released: marked, but nothing holds it any more; unknown: unreadable"
         ),
@@ -56,6 +62,7 @@ PAGES = Schema(
         Column("migratetype", Kind.TEXT, "migratetype of the pageblock"),
         Column("cma_area", Kind.TEXT, "CMA area it lies in"),
         *OWNER_COLUMNS,
+        *PINNER_COLUMNS,
     ),
     "Pages",
 )
@@ -78,6 +85,7 @@ class State:
     zone_names: tuple[str, ...]
     migratetypes: tuple[str, ...]
     sought: Sought | None = None
+    handle_mask: int = 0xFFFFFFFF
 
 
 @dataclass(frozen=True)
@@ -113,6 +121,7 @@ class Pinned(Analysis):
             zone_names=tuple(zones.get(index, f"zone{index}") for index in range(256)),
             migratetypes=kernel.pageblocks.names,
             sought=start_search(kernel) if self.holders else None,
+            handle_mask=kernel.stack_depot.layout.mask if kernel.stack_depot is not None else 0xFFFFFFFF,
         )
 
     def _only(self, areas: tuple[CmaArea, ...], garbage: int) -> tuple[int, ...] | None:
@@ -157,7 +166,14 @@ class Pinned(Analysis):
         """Groups, stacks and CMA areas."""
         groups = parts["groups"]
         incomplete = _unreadable(kernel)
-        stacks, notes = stack_table(kernel, groups["stack_id"].drop_nulls().to_list())
+        handles = pl.concat([groups["stack_id"], groups["get_stack_id"]]).drop_nulls()
+        stacks, notes = stack_table(kernel, handles.to_list())
+        evidence = groups["folio_evidence"]
+        notes += caveats(
+            kernel,
+            failed=bool((evidence & MIGRATION_FAILED != 0).any()),
+            got=bool((evidence & GOT != 0).any()),
+        )
         tables = {"groups": group_table(groups, kernel.target.page_size), "stacks": stacks}
         text_tables = ["groups"]
         findings = released(groups)
@@ -242,6 +258,7 @@ def _rows(pages: PageRange, held: Held, state: State) -> dict[str, Struct]:
         "folio_evidence": held.folio_evidence,
         "counted": held.counted,
     }
+    columns |= record_columns(pages, rows, state.handle_mask)
     return columns if state.owners is None else columns | state.owners.columns(pages, rows)
 
 
@@ -270,6 +287,7 @@ def _decode(rows: pl.DataFrame, state: State) -> pl.DataFrame:
         .gather(rows["area"].replace(-1, len(areas)))
         .alias("cma_area"),
         *owners,
+        *decode_records(rows),
         "folio_evidence",
         "counted",
     )

@@ -10,17 +10,29 @@ import numpy as np
 
 from mmdump.kernel.page import MAPPING_MOVABLE
 from mmdump.kernel.references import FolioBatches, FolioKinds, ReferenceAccount, account_references
-from mmdump_page_pinner.marks import marked
+from mmdump_page_pinner.marks import FAILED, GET, RFC_FLAGS, flagged
 
 if TYPE_CHECKING:
     from mmdump.kernel.arrays import I64, U8, Bools
     from mmdump.kernel.page import PageRange
 
-__all__ = ["EVIDENCE", "EXCESS", "FOLL_PIN", "PINNER", "Held", "find_held", "find_lasting"]
+__all__ = [
+    "EVIDENCE",
+    "EXCESS",
+    "FOLL_PIN",
+    "GOT",
+    "MIGRATION_FAILED",
+    "PINNER",
+    "Held",
+    "find_held",
+    "find_lasting",
+]
 
 #: Bits of an evidence code, and their names in the order of those bits.
-PINNER, FOLL_PIN, EXCESS = 1, 2, 4
-EVIDENCE = ("page_pinner", "foll_pin", "excess")
+PINNER, FOLL_PIN, EXCESS, MIGRATION_FAILED, GOT = 1, 2, 4, 8, 16
+EVIDENCE = ("page_pinner", "foll_pin", "excess", "migration_failed", "get")
+#: Of these, what makes a page a row whether or not anything holds it; and what is no sign of the references.
+_MARKS, _RECORDED = PINNER | MIGRATION_FAILED, PINNER | MIGRATION_FAILED | GOT
 
 
 @dataclass(frozen=True)
@@ -55,7 +67,7 @@ class Held:
             **{name: value[rows] for name, value in vars(self.account).items() if name != "kinds"},
         )
         lost = ~(still_held & self.held)[rows]
-        marks = np.uint8(PINNER)
+        marks = np.uint8(_RECORDED)
         return Held(
             self.rows[rows],
             self.heads[rows],
@@ -70,7 +82,8 @@ class Held:
 
 def find_held(pages: PageRange, batches: FolioBatches) -> Held:
     """Find what is held in a range of pages."""
-    marks = np.flatnonzero(marked(pages.ext)) if pages.ext is not None else _NONE
+    own = _recorded(pages)
+    marks = np.flatnonzero(own & np.uint8(_MARKS))
     candidates = _candidates(pages)
     judged = account_references(pages, candidates, batches)
     foll_pin, excess = judged.pincount > 0, judged.excess > 0
@@ -81,8 +94,6 @@ def find_held(pages: PageRange, batches: FolioBatches) -> Held:
     heads = pages.head_pfn[rows] - pages.start
     # The head of a gigantic page may lie in a range before: such a tail is judged by itself.
     heads = np.where(heads >= 0, heads, rows)
-    own = np.zeros(len(pages), np.uint8)
-    own[marks] = PINNER
     folio = np.zeros(len(pages), np.uint8)
     folio[candidates] = foll_pin * np.uint8(FOLL_PIN) | excess * np.uint8(EXCESS)
     held = folio[heads] != 0
@@ -127,14 +138,23 @@ def find_lasting(pages: PageRange, batches: FolioBatches) -> tuple[PageRange, He
         held = find_held(pages, batches)
         # Of the same folio: a page that was freed and is held for another reason has another mapping.
         lasting = was_held[held.heads] & (was_mapping[held.heads] == pages.mapping[held.heads])
-        held = held.only(lasting | ((held.evidence & PINNER) != 0), still_held=lasting)
+        held = held.only(lasting | ((held.evidence & _MARKS) != 0), still_held=lasting)
     return pages, held
 
 
 #: Readings of a live kernel's memory, and the seconds between them.
 _READINGS, _MOMENT = 3, 0.05
 
-_NONE = np.empty(0, np.int64)
+
+def _recorded(pages: PageRange) -> U8:
+    """What the page pinner has recorded of each page: bits of an evidence code."""
+    own = np.zeros(len(pages), np.uint8)
+    if pages.ext is None:
+        return own
+    for code, flags in ((PINNER, RFC_FLAGS), (MIGRATION_FAILED, (FAILED,)), (GOT, (GET,))):
+        if any(flag in pages.ext.layout.flags for flag in flags):
+            own |= flagged(pages.ext, *flags) * np.uint8(code)
+    return own
 
 
 def _candidates(pages: PageRange) -> I64:

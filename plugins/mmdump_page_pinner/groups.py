@@ -5,6 +5,8 @@ Grouping by call chain first would say nothing: pinned pages share their page-fa
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import polars as pl
 
 from mmdump.result import Column, Finding, Kind, Schema, Severity, Table
@@ -22,6 +24,7 @@ GROUPS = Schema(
         Column("cma", Kind.TEXT, "CMA area they lie in"),
         Column("stack_id", Kind.ID, "call chain that allocated them"),
         Column("state", Kind.TEXT, "held, released or unknown"),
+        Column("get_stack_id", Kind.ID, "call chain that got them last (Android 12)", in_text=False),
         Column("owner_comm", Kind.TEXT, "name of the task that allocated them", in_text=False),
         Column("owner_pid", Kind.ID, "its PID", in_text=False),
         Column("owner_tgid", Kind.ID, "its thread group", in_text=False),
@@ -38,7 +41,10 @@ EVIDENCE_LISTS = pl.Series(
     dtype=pl.List(pl.String),
 )
 
-_KEYS = ("folio_evidence", "state", "order", "cma_area", "owner_comm", "owner_pid", "owner_tgid", "stack_id")
+_KEYS = (
+    *("folio_evidence", "state", "order", "cma_area", "owner_comm", "owner_pid", "owner_tgid", "stack_id"),
+    "get_stack_id",
+)
 #: Groups kept apart at most; garbage in a damaged dump could make each page one of its own.
 _MAX_GROUPS = 1 << 16
 #: Owners that the headline names.
@@ -76,7 +82,7 @@ def _limit(groups: pl.DataFrame) -> pl.DataFrame:
     kept, rest = groups.head(_MAX_GROUPS // 2), groups.tail(-(_MAX_GROUPS // 2))
     lumped = rest.with_columns(
         pl.lit(None).cast(rest.schema[name]).alias(name)
-        for name in ("owner_comm", "owner_pid", "owner_tgid", "stack_id")
+        for name in ("owner_comm", "owner_pid", "owner_tgid", "stack_id", "get_stack_id")
     )
     return pl.concat([kept, fold_groups(lumped)])
 
@@ -90,7 +96,13 @@ def group_table(groups: pl.DataFrame, page_size: int) -> Table:
         pl.col("cma_area").alias("cma"),
         (pl.col("folios") * page_size * 2 ** pl.col("order")).cast(pl.Int64).alias("bytes"),
     )
-    return Table(GROUPS, groups.select(GROUPS.names))
+    schema = GROUPS
+    if groups["get_stack_id"].is_not_null().any():
+        wanted = [
+            replace(each, in_text=each.in_text or each.name == "get_stack_id") for each in schema.columns
+        ]
+        schema = replace(schema, columns=tuple(wanted))
+    return Table(schema, groups.select(GROUPS.names))
 
 
 def _owner() -> pl.Expr:

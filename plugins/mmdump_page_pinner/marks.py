@@ -1,8 +1,10 @@
-"""The page pinner's flag in page_ext (mm/page_pinner.c of the RFC)."""
+"""The page pinner's flags in page_ext (mm/page_pinner.c of the RFC, and of Android)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from mmdump.kernel.page_ext import PageExtClient
 
@@ -11,10 +13,23 @@ if TYPE_CHECKING:
     from mmdump.kernel.arrays import Bools
     from mmdump.kernel.page_ext import PageExtRange
 
-__all__ = ["CLIENTS", "PAGE_PINNER", "marked", "why_no_marks"]
+__all__ = ["CLIENTS", "FAILED", "GET", "PAGE_PINNER", "RFC_FLAGS", "flagged", "marked", "why_no_marks"]
 
+#: The flag of the RFC, and of its second version.
+RFC_FLAGS = ("PAGE_EXT_PINNER", "PAGE_EXT_PIN_OWNER")
+#: Android's: a page that could not be migrated for a contiguous allocation, and (12) one that
+#: get_user_pages() took a reference of.
+FAILED, GET = "PAGE_EXT_PINNER_MIGRATION_FAILED", "PAGE_EXT_GET"
+
+#: The RFC's has no data of its own; Android's has a record for each page, see :mod:`.android`.
 PAGE_PINNER = PageExtClient(
-    "page_pinner", ops="page_pinner_ops", enabled="page_pinner_inited", flags=("PAGE_EXT_PINNER",)
+    "page_pinner",
+    ops="page_pinner_ops",
+    struct="struct page_pinner",
+    enabled="page_pinner_inited",
+    members={"handle": ("handle",), "ts_usec": ("ts_usec",), "count": ("count",)},
+    optional=("handle", "ts_usec", "count"),
+    flags=("PAGE_EXT_PINNER", FAILED, GET),
 )
 
 #: The RFC's second version renamed everything, and marks pages for every failed migration.
@@ -34,9 +49,15 @@ def marked(ext: PageExtRange) -> Bools:
     Its clearing loop stops at the first page without the mark, so a page in the middle of a freed block may
     keep one that means nothing any more: only references tell whether a page is held.
     """
-    found = ext.has_flag("PAGE_EXT_PINNER")
-    if "PAGE_EXT_PIN_OWNER" in ext.layout.flags:
-        found = found | ext.has_flag("PAGE_EXT_PIN_OWNER")
+    return flagged(ext, *RFC_FLAGS, FAILED)
+
+
+def flagged(ext: PageExtRange, *names: str) -> Bools:
+    """Pages with any of these flags, as far as this kernel has them."""
+    found = np.zeros(len(ext.status), bool)
+    for name in names:
+        if name in ext.layout.flags:
+            found |= ext.has_flag(name)
     return found
 
 

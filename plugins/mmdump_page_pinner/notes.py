@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmdump.pagenotes import AskedPages, Fact, Section
+from mmdump_page_pinner.android_notes import event_facts, record_facts
+from mmdump_page_pinner.events import recorded_or_none
 from mmdump_page_pinner.evidence import EVIDENCE, find_held
 from mmdump_page_pinner.marks import marked, why_no_marks
 
@@ -22,6 +24,7 @@ _RANK = 25
 def pinner_notes(kernel: Kernel, asked: AskedPages) -> dict[int, Sequence[Section]]:
     """The evidence that ``mmdump pinned`` has for each page or its folio."""
     reason = why_no_marks(kernel)
+    events = recorded_or_none(kernel)
     found: dict[int, Sequence[Section]] = {}
     for pages, rows in asked.ranges():
         held = find_held(pages, kernel.folio_batches)
@@ -41,6 +44,8 @@ def pinner_notes(kernel: Kernel, asked: AskedPages) -> dict[int, Sequence[Sectio
             if reason is None:
                 words = "yes: a contiguous allocation failed here once" if marks[row] else "no"
                 facts.append(Fact("marked by page_pinner", words))
+                facts += record_facts(kernel, pages, row)
+                facts += event_facts(kernel, events, pages.start + row)
             else:
                 facts.append(Fact("marks", reason))
             found[pages.start + row] = [Section("pinned", facts, _RANK)]

@@ -171,7 +171,13 @@ OWNER_MEMBERS = {"order": 2, "last_migrate_reason": 2, "gfp_mask": 4, "handle": 
 
 
 def ext_kernel(
-    *, stride: int = STRIDE, owner: bool = True, pinner: bool = True, offset: int = 8, flags: bool = True
+    *,
+    stride: int = STRIDE,
+    owner: bool = True,
+    pinner: bool = True,
+    offset: int = 8,
+    flags: bool = True,
+    shared: bool = True,
 ) -> Kernelish:
     """A kernel with page_owner and the page pinner built in."""
     kernel = Kernelish()
@@ -198,7 +204,8 @@ def ext_kernel(
     key = kernel.struct("static_key", 4, {"enabled": (atomic, 0)})
     static = kernel.struct("static_key_false", 4, {"key": (key, 0)})
     for name, on, size in (("page_owner", owner, 64), ("page_pinner", pinner, 0)):
-        kernel.objects[f"{name}_ops"] = drgn.Object(prog, ops, value={"offset": offset, "size": size})
+        value = {"offset": offset, "size": size, "need_shared_flags": shared}
+        kernel.objects[f"{name}_ops"] = drgn.Object(prog, ops, value=value)
         kernel.objects[f"{name}_inited"] = drgn.Object(
             prog, static, value={"key": {"enabled": {"counter": int(on)}}}
         )

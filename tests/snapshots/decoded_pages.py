@@ -145,7 +145,9 @@ def check_ext_flags(decoded: Decoded) -> None:
             expected = machine.page_ext.flags[part.pfn] & np.uint8(flag) != 0
             # What the kernel has no flag for, the model must not mark.
             equal(name, found, expected, part.pfn)
-    marks = [part.pfn[part.pages.ext.has_flag("PAGE_EXT_PINNER")[part.rows]] for part in decoded.parts]
+    assert machine.page_pinner is not None
+    name = f"PAGE_EXT_{machine.page_pinner.flag.name}"
+    marks = [part.pfn[part.pages.ext.has_flag(name)[part.rows]] for part in decoded.parts]
     assert np.array_equal(np.concatenate(marks), decoded.truth.owners.marked)
 
 

@@ -8,7 +8,8 @@ kernel. The names are in the text files of ``kernels/catalogue``, one for each p
         prep_new_page 848 static
 
 A range says from which release on a kernel has the function, and from which on no more, to about a long-term
-release. Functions of ``arch/`` and system calls belong to one architecture.
+release. Functions of ``arch/`` and system calls belong to one architecture; those of a page pinner
+(``pinner=A1,A2``) to kernels with one of these.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
+
+from mmdump_snapshots.model.era import Pinner
 
 if TYPE_CHECKING:
     from mmdump_snapshots.kernels.profiles import Profile
@@ -33,6 +36,7 @@ class Function:
     :ivar since: The first release that has it; (0, 0) for all.
     :ivar until: The first release that has it no more; None for none.
     :ivar arch: ``x86_64`` or ``aarch64`` where others have no such function.
+    :ivar pinners: The page pinners that have it.
     """
 
     name: str
@@ -42,9 +46,12 @@ class Function:
     since: tuple[int, int] = (0, 0)
     until: tuple[int, int] | None = None
     arch: str | None = None
+    pinners: frozenset[Pinner] = frozenset(Pinner)
 
-    def exists(self, version: tuple[int, int], arch: str) -> bool:
-        """Whether a kernel of this release and architecture has it."""
+    def exists(self, version: tuple[int, int], arch: str, pinner: Pinner) -> bool:
+        """Whether a kernel of this release and architecture, with this page pinner, has it."""
+        if pinner not in self.pinners:
+            return False
         if self.arch is not None and self.arch != arch:
             return False
         return self.since <= version and (self.until is None or version < self.until)
@@ -67,13 +74,16 @@ def _release(text: str) -> tuple[int, int]:
 def _function(line: str, file: str) -> Function:
     name, size, *more = line.split()
     since, until = (0, 0), None
+    pinners = frozenset(Pinner)
     for word in more:
+        if word.startswith("pinner="):
+            pinners = frozenset(Pinner[each] for each in word.removeprefix("pinner=").split(","))
         if ".." in word:
             first, _, last = word.partition("..")
             since = _release(first) if first else since
             until = _release(last) if last else None
     arch = next((arch for start, arch in _ARCHES if file.startswith(start) or name.startswith(start)), None)
-    return Function(name, int(size), file, "static" in more, since, until, arch)
+    return Function(name, int(size), file, "static" in more, since, until, arch, pinners)
 
 
 @cache
@@ -99,5 +109,5 @@ def functions(profile: Profile) -> list[tuple[str, int, str, bool]]:
     return [
         (each.name, each.size, each.file, each.static)
         for each in catalogue()
-        if each.exists(profile.version, profile.arch)
+        if each.exists(profile.version, profile.arch, profile.pinner)
     ]

@@ -11,7 +11,7 @@ from importlib.resources.abc import Traversable
 from mmdump_snapshots.kernels.cdecl import Declarations, Prototype, Variable, parse
 from mmdump_snapshots.kernels.preprocess import Preprocessor, Value
 from mmdump_snapshots.kernels.types import Types
-from mmdump_snapshots.model.era import Era
+from mmdump_snapshots.model.era import Era, Pinner
 
 __all__ = ["Profile", "profile", "profiles"]
 
@@ -54,6 +54,7 @@ class Profile:
     :ivar arch: ``x86_64`` or ``aarch64``.
     :ivar page_shift: log2 of the page size in bytes.
     :ivar config: Configuration: names (``CONFIG_CMA``), and names with a number (``CONFIG_NODES_SHIFT=6``).
+    :ivar pinner: The page pinner it was patched with.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Profile:
     arch: str
     page_shift: int
     config: frozenset[str]
+    pinner: Pinner = Pinner.RFC
 
     @property
     def page_size(self) -> int:
@@ -70,12 +72,12 @@ class Profile:
     @cached_property
     def era(self) -> Era:
         """The same kernel as the model knows it."""
-        return Era(self.version, self.page_shift)
+        return Era(self.version, self.page_shift, self.pinner)
 
     @property
     def declarations(self) -> Declarations:
         """All that the headers in ``include/`` declare of this kernel."""
-        return _declarations(self.version, self.arch, self.page_shift, self.config)
+        return _declarations(self.version, self.arch, self.page_shift, self.config, self.pinner)
 
     @property
     def types(self) -> Types:
@@ -114,6 +116,10 @@ class Profile:
         kept = {each for each in self.config if each.partition("=")[0] not in gone}
         return replace(self, config=frozenset(kept | set(on)))
 
+    def with_pinner(self, pinner: Pinner) -> Profile:
+        """The same kernel with another page pinner; with one of Android's it becomes Android's kernel."""
+        return replace(self, pinner=pinner)
+
     def configured(self, text: str) -> Profile:
         """The same kernel, configured by a ``.config``; modules count as off.
 
@@ -147,13 +153,15 @@ def _headers() -> list[tuple[str, str]]:
 
 @cache
 def _declarations(
-    version: tuple[int, int], arch: str, page_shift: int, config: frozenset[str]
+    version: tuple[int, int], arch: str, page_shift: int, config: frozenset[str], pinner: Pinner
 ) -> Declarations:
     values: dict[str, Value] = {
         "KERNEL": version,
         "PAGE_SHIFT": page_shift,
         "ARM64" if arch == "aarch64" else "X86_64": 1,
+        "PINNER": int(pinner),
     }
+    values |= {f"PINNER_{each.name}": int(each) for each in Pinner}
     for each in config:
         name, _, value = each.partition("=")
         values[name] = int(value, 0) if value else 1
@@ -184,7 +192,17 @@ def profiles() -> dict[str, Profile]:
         found[release] = _profile(release)
     for release in ("6.12-arm64", "6.12-arm64-16k"):
         found[release] = _profile(release)
+    for name, pinner in _ANDROID.items():
+        found[name] = replace(_profile(name.partition("-")[2]), name=name, pinner=pinner)
     return found
+
+
+#: Android's common kernels, as far as they differ: the page pinner, and the order of migratetypes.
+_ANDROID = {
+    "android12-5.10": Pinner.A2,
+    "android13-5.10": Pinner.B1,
+    "android14-6.1": Pinner.B2,
+}
 
 
 def _profile(name: str) -> Profile:

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from mmdump_snapshots.kernels import gfp
+from mmdump_snapshots.model.era import Pinner
 
 if TYPE_CHECKING:
     from mmdump_snapshots.kernels.profiles import Profile
 
-__all__ = ["Element", "Reference", "page_owner_formats", "strings", "tables"]
+__all__ = ["Element", "Reference", "page_owner_formats", "pinner_formats", "strings", "tables"]
 
 
 @dataclass(frozen=True)
@@ -170,11 +171,31 @@ def page_owner_formats(version: tuple[int, int]) -> tuple[str, str]:
     return f"{first}\n", f"{pfn} type %s Block %lu type %s Flags {flags}\n"
 
 
+def pinner_formats(pinner: Pinner) -> list[str]:
+    """The formats of Android's files in /sys/kernel/debug/page_pinner (``print_page_pinner()``)."""
+    if pinner < Pinner.A0:
+        return []
+    if pinner < Pinner.A2:
+        return [
+            "Page pinned ts %lld us count %d\n",
+            "PFN %lu Block %lu type %s Flags %#lx(%pGp)\n",
+        ]
+    found = ["PFN 0x%lx Block %lu count %d mapcount %d mapping %pS Flags %#lx(%pGp)\n"]
+    if pinner < Pinner.B0:
+        return ["Page pinned for %lld us\n", "Page pinned ts [%5lu.%06lu]\n", *found]
+    unsigned = "u" if pinner >= Pinner.B2 else "d"
+    long = f"At least, pinned for %ll{unsigned} us\n"
+    return [long, "%s [%5lu.%06lu]\n", "Freed at", "Failure detected at", *found]
+
+
 def strings(profile: Profile) -> list[str]:
     """Strings without a name that readers look for; each stands between NULs."""
     found = [*page_owner_formats(profile.version), "Page has been migrated, last migrate reason: %s\n"]
     if profile.version >= (5, 18) and profile.has("CONFIG_MEMCG"):
         found += ["Slab cache page\n", "Charged %sto %smemcg %s\n"]
+    found += pinner_formats(profile.pinner)
+    # __dump_page(): %pGp brings the word itself since 5.16.
+    found.append("%sflags: %pGp%s\n" if profile.version >= (5, 16) else "%sflags: %#lx(%pGp)%s\n")
     if profile.version >= (6, 9):
         # 7.1 prints the empty line apart.
         found.append("nr_base_pages: %d\n" if profile.version >= (7, 1) else "nr_base_pages: %d\n\n")

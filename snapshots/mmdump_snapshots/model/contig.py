@@ -69,6 +69,8 @@ def _migrate_range(machine: Machine, start: int, end: int) -> int:
         else:
             error = errno.EBUSY
     batches.enable()
+    if error == errno.EBUSY and machine.page_pinner is not None:
+        machine.page_pinner.not_migrated(left)
     # putback_movable_pages()
     for head in left:
         batches.putback(head)

@@ -7,9 +7,9 @@ names the release of its change; structures and their layouts are not the model'
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, IntEnum
 
-__all__ = ["Era", "Mapcounts", "Pincounts"]
+__all__ = ["Era", "Mapcounts", "Pincounts", "Pinner"]
 
 
 class Mapcounts(Enum):
@@ -36,16 +36,49 @@ class Pincounts(Enum):
     ALL = "all"
 
 
+class Pinner(IntEnum):
+    """The page pinner that a kernel was built with; mainline has none. Android's go by generations."""
+
+    #: "[RFC] mm: introduce page pinner" (December 2021): a flag, and trace events.
+    RFC = 1
+    #: Its second version, "mm: introduce page pin owner": the same, named anew, for every failed migration.
+    PIN_OWNER = 2
+    #: Early 2021: who last got each page by get_user_pages(), and pages held for long.
+    A0 = 10
+    #: And puts of pages that were in the way of a contiguous allocation.
+    A1 = 11
+    #: With what struct page said at that time (android12-5.10).
+    A2 = 12
+    #: Records that say what happened: put, freed, failure detected.
+    B0 = 20
+    #: Only failures, in one ring that is allocated late in boot (android13-5.10).
+    B1 = 21
+    #: That is allocated when page_ext is set up, with times that are not signed (android14-6.1).
+    B2 = 22
+
+
 @dataclass(frozen=True)
 class Era:
     """A kernel release, as the model needs to know it.
 
     :param version: Release, such as ``(6, 12)``.
     :param page_shift: log2 of the page size in bytes.
+    :param pinner: Its page pinner; Android's come with Android's kernels.
     """
 
     version: tuple[int, int]
     page_shift: int = 12
+    pinner: Pinner = Pinner.RFC
+
+    @property
+    def android(self) -> bool:
+        """Android's common kernel."""
+        return self.pinner >= Pinner.A0
+
+    @property
+    def pcp_types(self) -> int:
+        """``MIGRATE_PCPTYPES``: Android caches pages of CMA areas per CPU too, as a type of their own."""
+        return 4 if self.android else 3
 
     @property
     def page_size(self) -> int:

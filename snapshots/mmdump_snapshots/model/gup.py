@@ -114,6 +114,8 @@ class Gup:
         """``try_grab_folio(FOLL_GET)``, ``get_page()``: a plain reference, which has no name on it."""
         head = self._machine.pages.head(pfn)
         get_refs(self._machine, head, count)
+        if self._machine.page_pinner is not None:
+            self._machine.page_pinner.set(head, self._machine.rmap.order(head))
         self.gets[head] = self.gets.get(head, 0) + count
         return head
 
@@ -122,6 +124,13 @@ class Gup:
         head = self._machine.pages.head(pfn)
         _take(self.gets, head, count)
         put_refs(self._machine, head, count)
+
+    def put_user(self, pfn: int) -> None:
+        """``put_user_page()``: the same for who tells the page pinner (Android 12)."""
+        head = self._machine.pages.head(pfn)
+        if self._machine.page_pinner is not None:
+            self._machine.page_pinner.unset(head, self._machine.rmap.order(head))
+        self.put(pfn)
 
     def _put(self, head: int, count: int, *names: str) -> None:
         with calls(self._machine, *names):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import memblock
+from .android_pinner import AndroidPinner
 from .buddy import Buddy
 from .clock import Clock
 from .debug_pagealloc import DebugPagealloc
@@ -48,7 +49,7 @@ class Boot:
     """The kernel's command line.
 
     :param page_owner: ``page_owner=on``.
-    :param page_pinner: ``page_pinner=on`` (RFC).
+    :param page_pinner: ``page_pinner=on`` (RFC, Android).
     :param debug_pagealloc: ``debug_pagealloc=on``.
     :param guard_order: ``debug_guardpage_minorder=``.
     :param page_table_check: ``page_table_check=on`` (5.17).
@@ -137,13 +138,15 @@ class Machine:
         # All of them are built in; the command line says which are on.
         self.debug_pagealloc: DebugPagealloc | None = DebugPagealloc(self)
         self.page_owner: PageOwner | None = PageOwner(self)
-        self.page_pinner: PagePinner | None = PagePinner(self)
+        self.page_pinner: PagePinner | None = AndroidPinner(self) if era.android else PagePinner(self)
         self.page_ext = PageExt(self)
         self.page_reporting = PageReporting(self)
         self.buddy = Buddy(self)
         self.page_alloc = PageAlloc(self)
         self.objects = Objects(self)
         memblock.boot(self)
+        if self.page_pinner is not None:
+            self.page_pinner.late_init()
 
     # Who runs, and how it got here.
 

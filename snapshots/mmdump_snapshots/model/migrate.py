@@ -81,6 +81,8 @@ def isolate_migratepages(machine: Machine, start: int, end: int) -> tuple[list[i
         anon = rmap.is_anon(head) and not pages.has(head, PageFlag.SWAPCACHE)
         if anon and int(pages.refcount[head]) - 1 > rmap.mapcount(head):
             with calls(machine, "isolate_migratepages_block", "isolate_migratepages_range"):
+                if machine.page_pinner is not None:
+                    machine.page_pinner.not_isolated(head)
                 machine.put_page(head)
             continue
         machine.batches.isolate(head)

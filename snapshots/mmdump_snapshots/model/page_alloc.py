@@ -318,8 +318,10 @@ class PageAlloc:
             if not in_stock or migratetype == Migratetype.ISOLATE:
                 self._buddy.free_range(zone, pfn, order)
                 return
-            if migratetype >= MIGRATE_PCPTYPES:
-                # CMA pages are in stock as movable ones.
+            if migratetype >= MIGRATE_PCPTYPES and not (
+                machine.era.android and migratetype == Migratetype.CMA
+            ):
+                # CMA pages are in stock as movable ones; but in Android, where they have lists of their own.
                 migratetype = Migratetype.MOVABLE
             zone.pcp[machine.cpu].free(pfn, order, migratetype)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from .era import Pinner
 from .gfp import Gfp
 from .pages import ExtFlag, column
 
@@ -27,6 +28,8 @@ __all__ = ["Client", "PageExt", "sizeof_page_owner"]
 _SIZEOF_PAGE_EXT = 8
 #: sizeof(struct page_table_check): two atomic_t.
 _SIZEOF_PAGE_TABLE_CHECK = 8
+#: sizeof(struct page_pinner) of Android: a handle, a time, a count.
+_SIZEOF_PAGE_PINNER = 24
 #: sizeof(union codetag_ref): a pointer.
 _SIZEOF_CODETAG_REF = 8
 
@@ -100,15 +103,18 @@ class PageExt:
                 machine.page_owner.init,
                 need_shared_flags=True,
             )
+        pinner = machine.page_pinner
+        if pinner is not None and era.android:
+            # It uses the flags word, but says so not even since 6.3.
+            yield Client("page_pinner", _SIZEOF_PAGE_PINNER, lambda: boot.page_pinner, pinner.init)
         if era.version >= (6, 10):
             yield Client("page_alloc_tagging", _SIZEOF_CODETAG_REF, lambda: boot.mem_profiling)
         if era.version >= (5, 17):
             yield Client("page_table_check", _SIZEOF_PAGE_TABLE_CHECK, lambda: boot.page_table_check)
-        if machine.page_pinner is not None:
+        if pinner is not None and not era.android:
             # Never merged; the RFC adds itself as the last one.
-            yield Client(
-                "page_pinner", 0, lambda: boot.page_pinner, machine.page_pinner.init, need_shared_flags=True
-            )
+            name = "page_pin_owner" if era.pinner is Pinner.PIN_OWNER else "page_pinner"
+            yield Client(name, 0, lambda: boot.page_pinner, pinner.init, need_shared_flags=True)
 
     def init(self) -> None:
         """``page_ext_init()``: called once the buddy allocator is there (CONFIG_SPARSEMEM).

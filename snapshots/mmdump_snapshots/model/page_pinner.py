@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .era import Pinner
 from .pages import ExtFlag, PageFlag, PageType
 
 if TYPE_CHECKING:
@@ -81,12 +82,17 @@ class PinnerEvent:
 class PagePinner:
     """The page pinner of a machine. Its only data per page is the flag ``PAGE_EXT_PINNER``.
 
+    The RFC's second version marks with ``PAGE_EXT_PIN_OWNER``, where a migration fails.
+
+    :ivar flag: What it marks pages with.
     :ivar inited: The static key ``page_pinner_inited``.
     :ivar events: All events so far: what a trace buffer without end would hold.
     """
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
+        self._second = machine.era.pinner is Pinner.PIN_OWNER
+        self.flag = ExtFlag.PIN_OWNER if self._second else ExtFlag.PINNER
         self.inited = False
         self.events: list[PinnerEvent] = []
 
@@ -94,12 +100,27 @@ class PagePinner:
         """``init_page_pinner()``: the init callback of its page_ext client."""
         self.inited = self._machine.boot.page_pinner
 
+    def late_init(self) -> None:
+        """What it does when the kernel has booted: nothing."""
+
     def failure(self, pfn: int) -> None:
         """``__page_pinner_failure()``: ``test_pages_isolated()`` found this page in its way. Mark it."""
+        if not self._second:
+            self._mark(pfn, "page_pinner_failure")
+
+    def not_isolated(self, head: int) -> None:
+        """An anonymous page with a reference too many is not even tried to be migrated."""
+
+    def not_migrated(self, heads: list[int]) -> None:
+        """``__report_page_pinners()`` (the second version): these folios could not be migrated."""
+        for head in heads if self._second else ():
+            self._mark(head, "report_page_pinners")
+
+    def _mark(self, pfn: int, event: str) -> None:
         if not self.inited or not self._machine.page_ext.lookup(pfn):
             return
-        self._trace("page_pinner_failure", pfn)
-        self._machine.page_ext.set(pfn, ExtFlag.PINNER)
+        self._trace(event, pfn)
+        self._machine.page_ext.set(pfn, self.flag)
 
     def put(self, pfn: int) -> None:
         """``__page_pinner_put()``: a reference of this page is gone, the last perhaps.
@@ -107,8 +128,14 @@ class PagePinner:
         :param pfn: The page whose count it is: of a large folio the head, though it may be a tail that is
             marked. Such a put leaves no event.
         """
-        if self.inited and self._machine.page_ext.has(pfn, ExtFlag.PINNER):
-            self._trace("page_pinner_put", pfn)
+        if self.inited and self._machine.page_ext.has(pfn, self.flag):
+            self._trace("page_pin_owner_put" if self._second else "page_pinner_put", pfn)
+
+    def set(self, pfn: int, order: int) -> None:
+        """``get_user_pages()`` took a reference of the folio: that is nothing to the RFC."""
+
+    def unset(self, pfn: int, order: int) -> None:
+        """``put_user_page()`` gave it back."""
 
     def reset(self, pfn: int, order: int) -> None:
         """``__reset_page_pinner()``: the pages are freed, and with that unmarked.
@@ -118,11 +145,11 @@ class PagePinner:
         """
         if not self.inited or not self._machine.page_ext.lookup(pfn):
             return
-        if not self._machine.page_ext.has(pfn, ExtFlag.PINNER):
+        if not self._machine.page_ext.has(pfn, self.flag):
             return
-        marked = self._machine.page_ext.flags[pfn : pfn + (1 << order)] & np.uint8(ExtFlag.PINNER) != 0
+        marked = self._machine.page_ext.flags[pfn : pfn + (1 << order)] & np.uint8(self.flag) != 0
         count = len(marked) if marked.all() else int(np.argmin(marked))
-        self._machine.page_ext.clear(pfn, ExtFlag.PINNER, count)
+        self._machine.page_ext.clear(pfn, self.flag, count)
 
     def marked(self) -> list[int]:
         """PFNs of the pages that are marked, ascending."""
@@ -130,7 +157,7 @@ class PagePinner:
         for start, end in self._machine.ram:
             for first in range(start, end, 1 << 20):
                 rows = flags[first : min(first + (1 << 20), end)]
-                found += (np.flatnonzero(rows & np.uint8(ExtFlag.PINNER)) + first).tolist()
+                found += (np.flatnonzero(rows & np.uint8(self.flag)) + first).tolist()
         return found
 
     def _trace(self, name: str, pfn: int) -> None:

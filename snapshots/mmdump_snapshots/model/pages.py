@@ -62,6 +62,11 @@ class ExtFlag(IntFlag):
     OWNER_ALLOCATED = 1 << 1
     PINNER = 1 << 2
     DEBUG_GUARD = 1 << 3
+    #: Of the RFC's second version.
+    PIN_OWNER = 1 << 4
+    #: Of Android.
+    GET = 1 << 5
+    PINNER_MIGRATION_FAILED = 1 << 6
 
 
 def column(rows: int, dtype: DTypeLike) -> NDArray[Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from .zone import MIGRATE_PCPTYPES, Migratetype, PageList
+from .zone import ALLOC_CMA, Migratetype, PageList
 
 if TYPE_CHECKING:
     from .era import Era
@@ -30,12 +30,15 @@ def pcp_allowed_order(era: Era, order: int) -> bool:
 
 
 def _lists(era: Era) -> int:
-    """``NR_PCP_LISTS``: three types of each order; of THPs three up to 5.19, one up to 6.9, then two."""
+    """``NR_PCP_LISTS``: three types of each order; of THPs three up to 5.19, one up to 6.9, then two.
+
+    With Android it is four types.
+    """
     if era.version < (5, 13):
-        return MIGRATE_PCPTYPES
-    small = MIGRATE_PCPTYPES * (_COSTLY_ORDER + 1)
+        return era.pcp_types
+    small = era.pcp_types * (_COSTLY_ORDER + 1)
     if era.version < (6, 0):
-        return small + MIGRATE_PCPTYPES
+        return small + era.pcp_types
     return small + (1 if era.version < (6, 10) else 2)
 
 
@@ -60,23 +63,28 @@ class PerCpuPages:
 
     def index(self, order: int, migratetype: int) -> int:
         """``order_to_pindex()``."""
+        types = self._era.pcp_types
+        # Android's number of MIGRATE_CMA.
+        number = types - 1 if migratetype == Migratetype.CMA else migratetype
         if order <= _COSTLY_ORDER:
-            return MIGRATE_PCPTYPES * order + migratetype
-        first = MIGRATE_PCPTYPES * (_COSTLY_ORDER + 1)
+            return types * order + number
+        first = types * (_COSTLY_ORDER + 1)
         if self._era.version < (6, 0):
-            return first + migratetype
+            return first + number
         movable = self._era.version >= (6, 10) and migratetype == Migratetype.MOVABLE
         return first + movable
 
     def order(self, index: int) -> int:
         """``pindex_to_order()``."""
-        order = index // MIGRATE_PCPTYPES
+        order = index // self._era.pcp_types
         return order if order <= _COSTLY_ORDER else self._era.pmd_order
 
     def alloc(self, order: int, migratetype: int, alloc_flags: int) -> int | None:
         """``__rmqueue_pcplist()``: the first of its list, which is filled again when it is empty."""
-        index = self.index(order, migratetype)
-        pages = self.lists[index]
+        pages = self.lists[self.index(order, migratetype)]
+        if self._era.android and migratetype == Migratetype.MOVABLE and alloc_flags & ALLOC_CMA:
+            # get_populated_pcp_list(): those of CMA areas first. (The model does not fill that list for it.)
+            pages = self.lists[self.index(order, Migratetype.CMA)] or pages
         if not pages:
             self._rmqueue_bulk(pages, order, migratetype, alloc_flags)
             if not pages:

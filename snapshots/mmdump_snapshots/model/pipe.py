@@ -105,6 +105,13 @@ class Driver:
             self._machine.gup.get(pfn)
             self.got.append(pfn)
 
+    def put_user_pages(self, count: int = 1) -> None:
+        """``put_user_page()`` of those it got first: Android 12's way to give them back."""
+        taken, self.got = self.got[:count], self.got[count:]
+        with calls(self._machine, "vb2_dc_put_userptr"):
+            for pfn in taken:
+                self._machine.gup.put_user(pfn)
+
     def release(self) -> None:
         """``unpin_user_pages()`` and ``put_page()`` of all."""
         pinned, self.pinned = self.pinned, []

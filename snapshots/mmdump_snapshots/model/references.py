@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .folio import FolioKind
-from .pages import ExtFlag, PageFlag
+from .pages import PageFlag
 
 if TYPE_CHECKING:
     from .machine import Machine
@@ -25,7 +25,8 @@ def put_refs(machine: Machine, head: int, count: int, *, one_by_one: bool = Fals
 
     :param one_by_one: ``put_page()`` as often: each is an event of its own when it is marked.
     """
-    if one_by_one and machine.page_pinner is not None and machine.page_ext.flags[head] & ExtFlag.PINNER:
+    pinner = machine.page_pinner
+    if one_by_one and pinner is not None and machine.page_ext.flags[head] & pinner.flag:
         for _ in range(count - 1):
             machine.put_page(head)
     else:

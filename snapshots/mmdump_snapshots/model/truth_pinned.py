@@ -15,7 +15,7 @@ import numpy as np
 from .era import Pincounts
 from .folio import FolioKind
 from .gup import GUP_PIN_COUNTING_BIAS
-from .pages import PageFlag, PageType
+from .pages import ExtFlag, PageFlag, PageType
 from .references import cache_references
 from .truth_mapcount import Mappings, page_table_mappings
 
@@ -26,6 +26,8 @@ __all__ = ["PinnedPage", "pinned_pages"]
 
 #: Evidence, in the order in which it is listed.
 PAGE_PINNER, FOLL_PIN, EXCESS = "page_pinner", "foll_pin", "excess"
+#: Those of Android's page pinner.
+MIGRATION_FAILED, GET = "migration_failed", "get"
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class PinnedPage:
     """One page that is held, or was marked by the page pinner.
 
     :param pfn: The page: the head of a held folio, or a marked page.
-    :param evidence: Of ``page_pinner`` (this very page is marked), ``foll_pin`` and ``excess``.
+    :param evidence: Of ``page_pinner`` (this very page is marked), ``foll_pin``, ``excess``; with Android
+        ``migration_failed`` (marked) and ``get`` (somebody got it by get_user_pages()) instead of the first.
     :param state: ``held``, or ``released``: marked, but nothing holds it any more.
     :param refcount: References to the folio.
     :param mapcount: Mappings of the folio, by the page tables.
@@ -74,7 +77,13 @@ def pinned_pages(machine: Machine) -> list[PinnedPage]:
         mapcount, pincount, excess = accounts.get(head) or _account(machine, head, mappings)
         if head not in held:
             pincount = excess = 0
-        signs = ((PAGE_PINNER, pfn in marks), (FOLL_PIN, pincount), (EXCESS, excess))
+        signs = (
+            (PAGE_PINNER, pfn in marks and not machine.era.android),
+            (FOLL_PIN, pincount),
+            (EXCESS, excess),
+            (MIGRATION_FAILED, pfn in marks and machine.era.android),
+            (GET, machine.page_ext.has(pfn, ExtFlag.GET)),
+        )
         comm, pid, handle = _owner(machine, pfn)
         found.append(
             PinnedPage(

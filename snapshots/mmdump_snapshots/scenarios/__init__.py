@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..scenario import Scenario
 from .balloon import balloon
 from .boot import depot_exhausted, early_boot, idle
-from .cma import cma_failure
+from .cma import cma_failure, cma_shared
 from .corrupted import corrupt, corrupted
 from .fragmentation import fragmentation
 from .leak import leak
@@ -20,6 +20,8 @@ SCENARIOS = (
              balloon, boot={"page_reporting": True}, since=(5, 7)),
     Scenario("cma-failure", "a camera asked for contiguous memory and got none: pages of the area are held",
              cma_failure, boot=_CMA),
+    Scenario("cma-shared", "the same with shared memory: a codec and a pipe hold some, and let go of some",
+             cma_shared, boot=_CMA),
     Scenario("corrupted", "what cma-failure shows, with metadata overwritten since",
              corrupted, boot=_CMA, spoil=corrupt),
     Scenario("depot-exhausted", "the stack depot is full: later allocations have no call chain",

@@ -44,6 +44,13 @@ class ExtWriter:
                 else:
                     offset, dtype = field_dtype(types, "struct page_owner", member.name)
                 self._members[member.name] = (place[0] + offset, dtype)
+        self._pinner: dict[str, tuple[int, np.dtype[Any]]] = {}
+        place = state.page_ext.clients.get("page_pinner")
+        if place is not None and place[1]:
+            for name in ("handle", "ts_usec", "count"):
+                path = f"{name}.counter" if name == "count" else name
+                offset, dtype = field_dtype(types, "struct page_pinner", path)
+                self._pinner[name] = (place[0] + offset, dtype)
 
     def entries(self, start: int, stop: int) -> NDArray[np.uint8]:
         """The entries of the pages [start, stop), uint8."""
@@ -51,14 +58,17 @@ class ExtWriter:
         owners = self._state.owners(start, stop)
         if owners is None:
             return raw
-        if self._has_flags:
-            words = np.zeros(stop - start, np.uint64)
-            for theirs, ours in self._flags:
-                words |= np.where((owners.flags & theirs) != 0, ours, np.uint64(0))
-            self._view(raw, 0, np.dtype("<u8"))[:] = words
         for name, (offset, dtype) in self._members.items():
             if name in owners.members:
                 self._view(raw, offset, dtype)[:] = owners.members[name]
+        for name, (offset, dtype) in self._pinner.items():
+            if name in owners.pinner:
+                self._view(raw, offset, dtype)[:] = owners.pinner[name]
+        if self._has_flags or self._pinner:
+            # Android's page pinner sets flags also where entries have no word for them (6.3 and newer).
+            words = self._view(raw, 0, np.dtype("<u8"))
+            for theirs, ours in self._flags:
+                words |= np.where((owners.flags & theirs) != 0, ours, np.uint64(0))
         return raw
 
     def _view(self, raw: NDArray[np.uint8], offset: int, dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -81,7 +91,7 @@ def write_page_ext(arena: Arena, state: State) -> None:
             ops = arena.variable(f"{client}_ops")
             ops.set("offset", offset)
             ops.set("size", size)
-            ops.maybe("need_shared_flags", int(client in ("page_owner", "page_pinner")))
+            ops.maybe("need_shared_flags", int(client in state.shared_flags))
             arena.store(ops)
     if not ext.stride or not ext.tables:
         return

@@ -24,6 +24,7 @@ from mmdump_snapshots.writer.modelstate import ModelState
 from mmdump_snapshots.writer.pages import PageFields, PageWriter
 from mmdump_snapshots.writer.pagetables import PageTables
 from mmdump_snapshots.writer.percpu import PerCpu
+from mmdump_snapshots.writer.pinner import write_pinner
 from mmdump_snapshots.writer.sections import section_numbers, section_order, write_sections
 from mmdump_snapshots.writer.state import CHUNK, State
 from mmdump_snapshots.writer.tasks import write_batches, write_tasks
@@ -244,6 +245,7 @@ def build_state(
     write_sections(arena, state, addresses.vmemmap)
     write_switches(arena, state)
     write_page_ext(arena, state)
+    write_pinner(arena, state, pages)
     write_cma(arena, state)
     write_reporting(arena, state)
     write_depot(arena, state)

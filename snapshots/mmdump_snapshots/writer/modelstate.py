@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmdump_snapshots.model.android_pinner import AndroidPinner
 from mmdump_snapshots.model.pages import ExtFlag, PageFlag, PageType
 from mmdump_snapshots.model.zone import ZONE_NAMES, Migratetype
 from mmdump_snapshots.writer.gfp import translated
 from mmdump_snapshots.writer.state import (
     LRU_LISTS,
     MIGRATETYPES,
+    CapturedState,
     CmaState,
     DepotState,
     Folios,
@@ -22,8 +24,10 @@ from mmdump_snapshots.writer.state import (
     OwnerColumns,
     PageColumns,
     PageExtState,
+    PinnerState,
     Record,
     ReportingState,
+    RingState,
     State,
     TaskState,
     ZoneState,
@@ -31,6 +35,7 @@ from mmdump_snapshots.writer.state import (
 
 if TYPE_CHECKING:
     from mmdump_snapshots.kernels import Profile
+    from mmdump_snapshots.model.android_pinner import Ring
     from mmdump_snapshots.model.machine import Machine
     from mmdump_snapshots.model.zone import Node, Zone
     from mmdump_snapshots.writer.addresses import AddressSpace
@@ -85,6 +90,7 @@ class ModelState(State):
             for name, on in {
                 "page_owner_inited": machine.page_owner is not None and boot.page_owner,
                 "page_pinner_inited": machine.page_pinner is not None and boot.page_pinner,
+                "page_pin_owner_inited": machine.page_pinner is not None and boot.page_pinner,
                 "_debug_pagealloc_enabled": boot.debug_pagealloc,
                 "_debug_guardpage_enabled": boot.debug_pagealloc and boot.guard_order > 0,
             }.items()
@@ -179,7 +185,7 @@ class ModelState(State):
                 for lists in zone.pcp:
                     for index, each in enumerate(lists):
                         pfns.append(each)
-                        types.append(np.full(len(each), index % 3, np.uint64))
+                        types.append(np.full(len(each), index % self._machine.era.pcp_types, np.uint64))
         joined = np.concatenate(pfns)
         order = np.argsort(joined)
         return joined[order], np.concatenate(types)[order]
@@ -297,8 +303,11 @@ class ModelState(State):
         if not self._is_owned(rows):
             return None
         flags = column(machine.page_ext.flags).astype(np.uint64)
+        pinned = {}
+        if isinstance(machine.page_pinner, AndroidPinner):
+            pinned = {name: column(values) for name, values in vars(machine.page_pinner.records).items()}
         if machine.page_owner is None:
-            return OwnerColumns(flags, {})
+            return OwnerColumns(flags, {}, pinned)
         owners = machine.page_owner.owners
         members = {name: column(getattr(owners, theirs)) for name, theirs in _OWNER_MEMBERS.items()}
         # Memory that was never written is zero, also where -1 means never.
@@ -306,7 +315,7 @@ class ModelState(State):
         members["last_migrate_reason"] = column(owners.migrate_reason).astype(np.int16) - written
         members["comm"] = self._comms[column(owners.comm)]
         members["gfp_mask"] = translated(self._profile, column(owners.gfp))
-        return OwnerColumns(flags, members)
+        return OwnerColumns(flags, members, pinned)
 
     def _is_owned(self, rows: slice) -> bool:
         """Whether any of these pages has a flag or a record: every record has a stack.
@@ -318,6 +327,8 @@ class ModelState(State):
         columns = [self._machine.page_ext.flags]
         if owner is not None:
             columns += [owner.owners.handle, owner.owners.free_handle]  # type: ignore[list-item]
+        if isinstance(self._machine.page_pinner, AndroidPinner):
+            columns.append(self._machine.page_pinner.records.ts_usec)  # type: ignore[arg-type]
         return any(bool(values[rows].any()) for values in columns)
 
     @property
@@ -369,6 +380,44 @@ class ModelState(State):
             )
             for area in self._machine.cma
         ]
+
+    @cached_property
+    def shared_flags(self) -> frozenset[str]:  # type: ignore[override]
+        """By the model's clients."""
+        clients = self._machine.page_ext.clients
+        return frozenset(each.name for each in clients if each.need_shared_flags)
+
+    @cached_property
+    def pinner(self) -> PinnerState | None:  # type: ignore[override]
+        """Android's page pinner, if it is on."""
+        pinner = self._machine.page_pinner
+        if not isinstance(pinner, AndroidPinner):
+            return None
+        return PinnerState(
+            [self._ring(ring) for ring in pinner.rings],
+            pinner.failures.size if pinner.failures is not None else 0,
+            pinner.threshold,
+            pinner.failure_tracking,
+            pinner.failure_handle,
+        )
+
+    def _ring(self, ring: Ring) -> RingState:
+        direct = self._addresses.direct
+        slots = {
+            place: CapturedState(
+                record.handle,
+                record.usec,
+                record.pfn,
+                record.count,
+                record.mapcount,
+                direct(record.mapping) if record.mapping else 0,
+                int(record.flags),
+                Migratetype(record.mt).name,
+                int(record.state),
+            )
+            for place, record in ring.slots.items()
+        }
+        return RingState(ring.name, ring.size, ring.index, slots, direct(ring.buffer) if ring.buffer else 0)
 
     @property
     def reporting(self) -> ReportingState:  # type: ignore[override]

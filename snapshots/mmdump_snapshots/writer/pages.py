@@ -6,6 +6,7 @@ releases, the one that exists is written. What no type says, such as page types 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -242,6 +243,11 @@ class PageWriter:
         if self._slab_flag.any():
             words |= self._slab_flag[pages.type]
         return words
+
+    def flag_word(self, pfn: int, flags: int) -> int:
+        """The flags word of a page with these flags, as in :attr:`PageColumns.flags`, in its zone."""
+        page = replace(self._state.pages(pfn, pfn + 1), flags=np.array([flags], np.uint64))
+        return int(self._flag_words(replace(page, type=np.zeros(1, np.uint8)))[0])
 
     def _links(self, pages: PageColumns) -> U64:
         """The words of ``lru``: what list_del() left there, and links where a page is on a list."""

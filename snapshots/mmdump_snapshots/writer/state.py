@@ -20,6 +20,7 @@ __all__ = [
     "FOLIO_FIELDS",
     "LRU_LISTS",
     "MIGRATETYPES",
+    "CapturedState",
     "CmaState",
     "DepotState",
     "Folios",
@@ -27,8 +28,10 @@ __all__ = [
     "OwnerColumns",
     "PageColumns",
     "PageExtState",
+    "PinnerState",
     "Record",
     "ReportingState",
+    "RingState",
     "State",
     "TaskState",
     "ZoneState",
@@ -180,10 +183,12 @@ class OwnerColumns:
 
     :ivar flags: Bit i is ``State.ext_flags[i]``, uint64.
     :ivar members: Member of ``struct page_owner`` -> array; ``comm`` is of dtype S16.
+    :ivar pinner: Member of ``struct page_pinner`` (Android) -> array.
     """
 
     flags: U64
     members: Mapping[str, NDArray[np.generic]]
+    pinner: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -286,6 +291,61 @@ class ReportingState:
     capacity: int = 32
 
 
+@dataclass(frozen=True)
+class CapturedState:
+    """What Android's page pinner recorded of a page, ``struct captured_pinner``.
+
+    :ivar usec: The time, or how long it took.
+    :ivar mapping: A virtual address, or 0.
+    :ivar flags: Bit i is the flag ``State.page_flags[i]``.
+    :ivar migratetype: One of :data:`MIGRATETYPES`.
+    :ivar state: ``enum pp_state``.
+    """
+
+    handle: int
+    usec: int
+    pfn: int
+    count: int
+    mapcount: int
+    mapping: int
+    flags: int
+    migratetype: str
+    state: int
+
+
+@dataclass(frozen=True)
+class RingState:
+    """A ring of such records.
+
+    :ivar name: The variable.
+    :ivar index: Where the next one goes.
+    :ivar slots: Records by their place; the other places hold whatever was in that memory.
+    :ivar buffer: Virtual address of the places; 0 where they are in the variable, and were zero.
+    """
+
+    name: str
+    size: int
+    index: int
+    slots: Mapping[int, CapturedState]
+    buffer: int = 0
+
+
+@dataclass(frozen=True)
+class PinnerState:
+    """Android's page pinner.
+
+    :ivar size: ``pp_buf_size``.
+    :ivar threshold: ``threshold_usec``.
+    :ivar failure_tracking: The static key.
+    """
+
+    rings: Sequence[RingState]
+    size: int
+    threshold: int
+    failure_tracking: bool
+    failure_handle: int
+
+
 class State(ABC):
     """A machine's memory, as a source knows it.
 
@@ -299,6 +359,8 @@ class State(ABC):
         4, with what mlock marks in the low bits of its pointers.
     :ivar reserved: PFN ranges that the writer may fill with what the kernel keeps itself in.
     :ivar switches: Boot-time switches that are on, by the name of their static key.
+    :ivar shared_flags: Clients of page_ext that say that they use its flags word (6.3 and newer).
+    :ivar pinner: Android's page pinner; None where there is none.
     :ivar clock: ``local_clock()``, ns; 0 where the source does not know it.
     """
 
@@ -319,6 +381,8 @@ class State(ABC):
     tasks: Sequence[TaskState]
     reporting: ReportingState
     switches: frozenset[str]
+    shared_flags: frozenset[str] = frozenset({"page_owner", "page_pinner", "page_pin_owner"})
+    pinner: PinnerState | None = None
     clock: int = 0
 
     @property

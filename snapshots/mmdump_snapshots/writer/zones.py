@@ -209,6 +209,8 @@ def _per_cpu_pages(pgdat: Struct, at: str, zone: ZoneState, links: LinkTable, pe
         for copy in copies:
             percpu.finish(copy)
     length = types.member(name, inner + "lists").type.length or 0
+    era = percpu.profile.era
+    small = era.pcp_types * 4
     for cpu, instance in enumerate(instances):
         given = zone.pcp[cpu] if cpu < len(zone.pcp) else ()
         count = 0
@@ -217,9 +219,7 @@ def _per_cpu_pages(pgdat: Struct, at: str, zone: ZoneState, links: LinkTable, pe
             after, before = links.add(instance.at(f"{inner}lists[{index}]"), pfns)
             instance.set(f"{inner}lists[{index}].next", after)
             instance.set(f"{inner}lists[{index}].prev", before)
-            count += len(pfns) << (index // 3 if index < 12 and length > 3 else 0)
-            if index >= 12:
-                count += len(pfns) * ((1 << percpu.profile.era.pmd_order) - 1)
+            count += len(pfns) << (index // era.pcp_types if index < small else era.pmd_order)
         instance.set(inner + "count", count)
         percpu.finish(instance)
 

@@ -24,6 +24,14 @@ enum migratetype {
 	MIGRATE_UNMOVABLE,
 	MIGRATE_MOVABLE,
 	MIGRATE_RECLAIMABLE,
+#if PINNER >= PINNER_A0
+	/* Android caches pages of CMA areas per CPU, as those of the types before. */
+#ifdef CONFIG_CMA
+	MIGRATE_CMA,
+#endif
+	MIGRATE_PCPTYPES,
+	MIGRATE_HIGHATOMIC = MIGRATE_PCPTYPES,
+#else
 	MIGRATE_PCPTYPES,
 	MIGRATE_HIGHATOMIC = MIGRATE_PCPTYPES,
 #ifdef CONFIG_CMA
@@ -33,6 +41,7 @@ enum migratetype {
 #endif
 #elif KERNEL >= 6.17
 	__MIGRATE_TYPE_END = MIGRATE_HIGHATOMIC,
+#endif
 #endif
 #ifdef CONFIG_MEMORY_ISOLATION
 	MIGRATE_ISOLATE,

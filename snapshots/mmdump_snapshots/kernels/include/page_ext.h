@@ -29,12 +29,92 @@ enum page_ext_flags {
 	PAGE_EXT_OWNER_ALLOCATED,
 #endif
 #ifdef CONFIG_PAGE_PINNER
-	/* The page pinner of the RFC; never in mainline. */
+	/* The page pinner; never in mainline. */
+#if PINNER == PINNER_RFC
 	PAGE_EXT_PINNER,
+#elif PINNER == PINNER_PIN_OWNER
+	PAGE_EXT_PIN_OWNER,
+#elif PINNER < PINNER_B1
+	PAGE_EXT_GET,
+#endif
+#if PINNER >= PINNER_A1
+	PAGE_EXT_PINNER_MIGRATION_FAILED,
+#endif
 #endif
 };
 
 typedef u32 depot_stack_handle_t;
+
+#if defined(CONFIG_PAGE_PINNER) && PINNER >= PINNER_A0
+/* Android's page pinner (mm/page_pinner.c): times are boottime, in microseconds. */
+struct page_pinner {
+	depot_stack_handle_t handle;
+#if PINNER >= PINNER_B2
+	u64 ts_usec;
+#else
+	s64 ts_usec;
+#endif
+	atomic_t count;
+};
+
+#if PINNER >= PINNER_B0
+enum pp_state {
+	PP_PUT,
+	PP_FREE,
+	PP_FAIL_DETECTED,
+};
+#endif
+
+struct captured_pinner {
+	depot_stack_handle_t handle;
+#if PINNER < PINNER_A2
+	s64 ts_usec;
+	int page_mt;
+	unsigned long page_flags;
+	unsigned long pfn;
+#else
+	union {
+#if PINNER >= PINNER_B2
+		u64 ts_usec;
+		u64 elapsed;
+#else
+		s64 ts_usec;
+		s64 elapsed;
+#endif
+	};
+	unsigned long pfn;
+	int count;
+	int mapcount;
+	struct address_space *mapping;
+	unsigned long flags;
+#if PINNER >= PINNER_B0
+	enum pp_state state;
+#endif
+#endif
+};
+
+#define PP_BUF_SIZE 4096
+
+#if PINNER < PINNER_B0
+struct longterm_pinner {
+	spinlock_t lock;
+	unsigned int index;
+	struct captured_pinner pinner[PP_BUF_SIZE];
+};
+#elif PINNER < PINNER_B1
+struct page_pinner_buffer {
+	spinlock_t lock;
+	unsigned int index;
+	struct captured_pinner buffer[PP_BUF_SIZE];
+};
+#else
+struct page_pinner_buffer {
+	spinlock_t lock;
+	unsigned long index;
+	struct captured_pinner *buffer;
+};
+#endif
+#endif
 
 struct page_owner {
 	unsigned short order;

@@ -22,7 +22,7 @@ struct per_cpu_pageset {
 #ifndef CONFIG_TRANSPARENT_HUGEPAGE
 #define NR_PCP_THP 0
 #elif KERNEL < 6.0
-#define NR_PCP_THP 3
+#define NR_PCP_THP MIGRATE_PCPTYPES
 #elif KERNEL >= 6.10 || KERNEL == 6.1
 /* Two in the stable releases of 6.1, too. */
 #define NR_PCP_THP 2

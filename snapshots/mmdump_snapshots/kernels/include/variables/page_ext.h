@@ -31,12 +31,42 @@ static unsigned long page_owner_pages_threshold;
 #endif
 
 #ifdef CONFIG_PAGE_PINNER
-/* As the RFC has it: a client of page_ext that needs no room. */
+#if PINNER == PINNER_PIN_OWNER
+/* The RFC's second version. */
+#pragma file mm/page_pin_owner.c
+#pragma section .data
+struct page_ext_operations page_pin_owner_ops;
+#pragma section .bss
+struct static_key_false page_pin_owner_inited;
+#else
 #pragma file mm/page_pinner.c
 #pragma section .data
 struct page_ext_operations page_pinner_ops;
+#if PINNER >= PINNER_A1
+struct static_key_true failure_tracking;
+#endif
+#if PINNER >= PINNER_B1
+static unsigned long pp_buf_size;
+#elif PINNER >= PINNER_A0
+static s64 threshold_usec;
+#endif
 #pragma section .bss
 struct static_key_false page_pinner_inited;
+#if PINNER >= PINNER_A0
+static depot_stack_handle_t failure_handle;
+#endif
+#if PINNER >= PINNER_B1
+static struct page_pinner_buffer pp_buffer;
+#elif PINNER == PINNER_B0
+static struct page_pinner_buffer lt_buffer;
+static struct page_pinner_buffer acf_buffer;
+#elif PINNER >= PINNER_A0
+static struct longterm_pinner lt_pinner;
+#if PINNER >= PINNER_A1
+static struct longterm_pinner acf_pinner;
+#endif
+#endif
+#endif
 #endif
 
 #ifdef CONFIG_DEBUG_PAGEALLOC
