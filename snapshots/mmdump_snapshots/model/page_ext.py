@@ -100,8 +100,12 @@ class PageExt:
                 machine.page_owner.init,
                 need_shared_flags=True,
             )
-        if era.version >= (6, 10):
-            yield Client("page_alloc_tagging", _SIZEOF_CODETAG_REF, lambda: boot.mem_profiling)
+        if era.alloc_tags:
+            yield Client(
+                "page_alloc_tagging",
+                _SIZEOF_CODETAG_REF,
+                lambda: boot.mem_profiling and not boot.mem_profiling_compressed,
+            )
         if era.version >= (5, 17):
             yield Client("page_table_check", _SIZEOF_PAGE_TABLE_CHECK, lambda: boot.page_table_check)
         if machine.page_pinner is not None:

@@ -30,6 +30,7 @@ __all__ = [
     "Record",
     "ReportingState",
     "State",
+    "TagState",
     "TaskState",
     "ZoneState",
 ]
@@ -256,6 +257,22 @@ class CmaState:
 
 
 @dataclass(frozen=True)
+class TagState:
+    """Memory allocation profiling.
+
+    :ivar functions: Those that have a tag and counters.
+    :ivar bytes: By CPU and function.
+    :ivar calls: By CPU and function.
+    :ivar compressed: Whether pages have the numbers of tags in ``flags``, not pointers in page_ext.
+    """
+
+    functions: Sequence[str]
+    bytes: Sequence[Sequence[int]]
+    calls: Sequence[Sequence[int]]
+    compressed: bool = False
+
+
+@dataclass(frozen=True)
 class TaskState:
     """A task.
 
@@ -299,6 +316,7 @@ class State(ABC):
         4, with what mlock marks in the low bits of its pointers.
     :ivar reserved: PFN ranges that the writer may fill with what the kernel keeps itself in.
     :ivar switches: Boot-time switches that are on, by the name of their static key.
+    :ivar tags: Memory allocation profiling; None where it is off, or the source does not know.
     :ivar clock: ``local_clock()``, ns; 0 where the source does not know it.
     """
 
@@ -319,6 +337,7 @@ class State(ABC):
     tasks: Sequence[TaskState]
     reporting: ReportingState
     switches: frozenset[str]
+    tags: TagState | None = None
     clock: int = 0
 
     @property
@@ -341,3 +360,7 @@ class State(ABC):
     @abstractmethod
     def pageblocks(self, start: int, stop: int) -> tuple[U8, Bools]:
         """Pageblocks that begin in [start, stop): index into :data:`MIGRATETYPES`, and which are isolated."""
+
+    def tag_refs(self, start: int, stop: int) -> NDArray[np.uint16] | None:  # noqa: ARG002
+        """Of the pages [start, stop): index into ``tags.functions`` plus one, or 0; None where all are 0."""
+        return None
