@@ -15,7 +15,7 @@ from mmdump.result import Result
 from mmdump_alloc_tags.areas import read_areas
 from mmdump_alloc_tags.findings import findings_of, headline
 from mmdump_alloc_tags.slabs import SlabReader, read_slab_reader
-from mmdump_alloc_tags.state import ALLOC_TAGGING, TagRefs, is_profiling, read_tag_refs, why_no_profiling
+from mmdump_alloc_tags.state import ALLOC_TAGGING, OFF, TagRefs, is_profiling, read_tag_refs, why_no_profiling
 from mmdump_alloc_tags.tables import Filter, module_table, site_table, sum_table
 from mmdump_alloc_tags.tags import INACCURATE, NONE, AllocTags, read_tags
 from mmdump_page_owner.record import PAGE_OWNER, Owners, read_owners
@@ -71,7 +71,7 @@ class AllocTagsAnalysis(Analysis):
     def why_not(self, kernel: Kernel) -> str | None:
         """Not built in, or off and nothing was ever counted."""
         reason = why_no_profiling(kernel)
-        if reason is None or is_profiling(kernel) is not False:
+        if reason != OFF:
             return reason
         try:
             # It may have been switched off since.

@@ -63,6 +63,20 @@ class SlabReader:
     flags_mask: int
     pointer: np.dtype[np.generic]
 
+    def reference(self, pfn: int, order: int, offset: int) -> int | None:
+        """The reference of the object at an offset into a slab, of its objects' vector; None without one."""
+        slabs, status = gather(
+            self.reader, np.array([self.vmemmap + pfn * self.struct_page], np.uint64), self.slab
+        )
+        vector, caches = int(slabs["obj_exts"][0]) & ~self.flags_mask, slabs["slab_cache"].astype(np.uint64)
+        size = int(gather(self.reader, caches, self.cache)[0]["size"][0])
+        if status[0] != ReadStatus.READ or not vector or not 0 < size <= 1 << (order + self.page_shift):
+            return None
+        stride = int(slabs["stride"][0]) if "stride" in (slabs.dtype.names or ()) else self.stride
+        address = (vector + offset // size * stride + self.tag) & 0xFFFFFFFFFFFFFFFF
+        found, status = gather(self.reader, np.array([address], np.uint64), self.pointer)
+        return int(found[0]) if status[0] == ReadStatus.READ else None
+
     def read(self, pfn: I64, order: I64) -> Objects:
         """The objects of slabs, by the PFNs of their first pages and their orders."""
         address = np.uint64(self.vmemmap) + pfn.astype(np.uint64) * np.uint64(self.struct_page)
@@ -108,7 +122,7 @@ class SlabReader:
 def _cuts(part: I64) -> tuple[list[int], list[int]]:
     """Where runs of equal values begin and end."""
     starts = np.flatnonzero(np.diff(part, prepend=-1)).tolist()
-    return starts, [*starts[1:], len(part)]
+    return starts, [*starts[1:], len(part)][: len(starts)]
 
 
 def read_slab_reader(kernel: Kernel) -> SlabReader | None:

@@ -199,4 +199,8 @@ def strings(profile: Profile) -> list[str]:
     if profile.version >= (6, 9):
         # 7.1 prints the empty line apart.
         found.append("nr_base_pages: %d\n" if profile.version >= (7, 1) else "nr_base_pages: %d\n\n")
+    if profile.version >= (6, 10) and profile.has("CONFIG_MEM_ALLOC_PROFILING"):
+        inaccurate = profile.version >= (6, 18)
+        found += [f"allocinfo - version: {2 if inaccurate else 1}.0\n", "#     <size>  <calls> <tag info>\n"]
+        found += [" accurate:no"] if inaccurate else []
     return found

@@ -117,6 +117,18 @@ class Era:
         """debug_pagealloc marks guard pages in page_ext (up to 5.2); a page type since 5.3."""
         return self.version < (5, 3)
 
+    # memory allocation profiling
+
+    @property
+    def alloc_tags(self) -> bool:
+        """Memory allocation profiling exists (6.10)."""
+        return self.version >= (6, 10)
+
+    @property
+    def alloc_tags_swap(self) -> bool:
+        """Migration swaps the tags of both folios, and page->flags may hold them (6.13)."""
+        return self.version >= (6, 13)
+
     # page_owner
 
     @property

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import memblock
+from .alloc_tags import AllocTags
 from .android_pinner import AndroidPinner
 from .buddy import Buddy
 from .clock import Clock
@@ -54,6 +55,7 @@ class Boot:
     :param guard_order: ``debug_guardpage_minorder=``.
     :param page_table_check: ``page_table_check=on`` (5.17).
     :param mem_profiling: ``sysctl.vm.mem_profiling=1`` (6.10).
+    :param mem_profiling_compressed: ``sysctl.vm.mem_profiling=1,compressed`` (6.13), beside that.
     :param stack_depot_max_pools: ``stack_depot_max_pools=`` (6.17); None for all that handles can name.
     :param cma: CMA areas, name and bytes of each.
     :param movablecore: ``movablecore=``, bytes at the end of memory.
@@ -67,6 +69,7 @@ class Boot:
     guard_order: int = 0
     page_table_check: bool = False
     mem_profiling: bool = False
+    mem_profiling_compressed: bool = False
     stack_depot_max_pools: int | None = None
     cma: tuple[tuple[str, int], ...] = ()
     movablecore: int = 0
@@ -140,6 +143,9 @@ class Machine:
         self.page_owner: PageOwner | None = PageOwner(self)
         self.page_pinner: PagePinner | None = AndroidPinner(self) if era.android else PagePinner(self)
         self.page_ext = PageExt(self)
+        self.alloc_tags: AllocTags | None = None
+        if self.boot.mem_profiling and era.alloc_tags:
+            self.alloc_tags = AllocTags(self)
         self.page_reporting = PageReporting(self)
         self.buddy = Buddy(self)
         self.page_alloc = PageAlloc(self)

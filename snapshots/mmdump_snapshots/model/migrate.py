@@ -181,6 +181,8 @@ def _move_to_new_folio(machine: Machine, old: int, new: int, reason: int) -> Non
     if machine.page_owner is not None:
         machine.page_owner.copy(new, old, machine.rmap.order(old))
         machine.page_owner.set_migrate_reason(new, reason)
+    if machine.alloc_tags is not None:
+        machine.alloc_tags.migrate(new, old, machine.rmap.order(old))
 
 
 def migrate_pages(

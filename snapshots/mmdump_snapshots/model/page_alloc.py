@@ -217,6 +217,8 @@ class PageAlloc:
         self._pages.refcount[pfn] = 1
         if self._machine.page_owner is not None:
             self._machine.page_owner.set(pfn, order, gfp)
+        if self._machine.alloc_tags is not None:
+            self._machine.alloc_tags.add(pfn, order)
 
     def prep_compound_page(self, pfn: int, order: int) -> None:
         """``prep_compound_page()``."""
@@ -235,6 +237,8 @@ class PageAlloc:
         self._pages.refcount[pfn + 1 : pfn + (1 << order)] = 1
         if self._machine.page_owner is not None:
             self._machine.page_owner.split(pfn, order, 0)
+        if self._machine.alloc_tags is not None:
+            self._machine.alloc_tags.split(pfn, order)
 
     def alloc_pages_exact(self, size: int, gfp: Gfp) -> int | None:
         """``alloc_pages_exact()``: the rest of the block is freed at once.
@@ -280,6 +284,8 @@ class PageAlloc:
             if self._put_page_testzero(pfn):
                 self._free_unref_page(pfn, order)
             elif not head and self._machine.era.version >= (5, 10):
+                if self._machine.alloc_tags is not None:
+                    self._machine.alloc_tags.sub_pages(pfn, (1 << order) - 1)
                 while order:
                     order -= 1
                     self._free_unref_page(pfn + (1 << order), order)
@@ -337,6 +343,8 @@ class PageAlloc:
         if not order and flags & _HWPOISON:
             if machine.page_owner is not None:
                 machine.page_owner.reset(pfn, order)
+            if machine.alloc_tags is not None:
+                machine.alloc_tags.sub(pfn, order)
             return False
         if (flags & _HEAD and pages.order.item(pfn) != order) or pages.tail.item(pfn):
             raise BadPageError(f"order {order} is not that of the compound page at {pfn}")
@@ -367,6 +375,8 @@ class PageAlloc:
             machine.page_owner.reset(pfn, order)
         if machine.page_pinner is not None:
             machine.page_pinner.reset(pfn, order)
+        if machine.alloc_tags is not None:
+            machine.alloc_tags.sub(pfn, order)
         return True
 
     def _check(self, pfn: int, flags: int) -> None:

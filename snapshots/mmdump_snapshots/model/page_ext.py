@@ -107,8 +107,12 @@ class PageExt:
         if pinner is not None and era.android:
             # It uses the flags word, but says so not even since 6.3.
             yield Client("page_pinner", _SIZEOF_PAGE_PINNER, lambda: boot.page_pinner, pinner.init)
-        if era.version >= (6, 10):
-            yield Client("page_alloc_tagging", _SIZEOF_CODETAG_REF, lambda: boot.mem_profiling)
+        if era.alloc_tags:
+            yield Client(
+                "page_alloc_tagging",
+                _SIZEOF_CODETAG_REF,
+                lambda: boot.mem_profiling and not boot.mem_profiling_compressed,
+            )
         if era.version >= (5, 17):
             yield Client("page_table_check", _SIZEOF_PAGE_TABLE_CHECK, lambda: boot.page_table_check)
         if pinner is not None and not era.android:

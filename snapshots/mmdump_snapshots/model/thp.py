@@ -89,6 +89,8 @@ def _split(machine: Machine, folio: Folio, references: int) -> None:
             lru.add_tail(pfn)
     if machine.page_owner is not None:
         machine.page_owner.split(head, folio.order, 0)
+    if machine.alloc_tags is not None:
+        machine.alloc_tags.split(head, folio.order)
 
 
 def _split_cache(machine: Machine, folio: Folio) -> None:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from .alloc_tags import TagTruth
 from .truth_free import FreeTruth, free_truth
 from .truth_mapcount import FolioMappings, folio_mappings
 from .truth_owner import OwnerTruth, owner_truth
@@ -52,6 +53,12 @@ class Truth:
         """Mappings of every large folio, by its head."""
         return folio_mappings(self.machine)
 
+    @cached_property
+    def alloc_tags(self) -> dict[str, TagTruth]:
+        """What each function has allocated; nothing where memory is not profiled."""
+        tags = self.machine.alloc_tags
+        return {} if tags is None else tags.truth()
+
     def to_json(self) -> dict[str, Any]:
         """The truth as plain data; of pages by the thousand only sums."""
         free, owners = self.free, self.owners
@@ -78,6 +85,7 @@ class Truth:
                 for (node, zone, cpu), blocks in free.pcp.items()
             ],
             "reported_blocks": dict(sorted(Counter(free.reported.order.tolist()).items())),
+            "alloc_tags": {name: asdict(each) for name, each in self.alloc_tags.items()},
             "guard_blocks": len(free.guards.pfn),
             "large_folios": [
                 {

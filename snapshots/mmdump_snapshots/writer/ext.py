@@ -20,9 +20,12 @@ __all__ = ["ExtWriter", "write_cma", "write_page_ext", "write_reporting", "write
 
 
 class ExtWriter:
-    """Lays out page_ext entries in bulk."""
+    """Lays out page_ext entries in bulk.
 
-    def __init__(self, profile: Profile, state: State) -> None:
+    :param tags: Address of the tag that each reference of the state means, uint64; of 0 that is 0.
+    """
+
+    def __init__(self, profile: Profile, state: State, tags: NDArray[np.uint64]) -> None:
         assert state.page_ext is not None
         types = profile.types
         self.stride = state.page_ext.stride
@@ -34,6 +37,8 @@ class ExtWriter:
             for bit, name in enumerate(state.ext_flags)
             if f"PAGE_EXT_{name}" in bits
         ]
+        self._tags = state.page_ext.clients.get("page_alloc_tagging")
+        self._tag_address = tags
         self._members: dict[str, tuple[int, np.dtype[Any]]] = {}
         place = state.page_ext.clients.get("page_owner")
         if place is not None:
@@ -55,6 +60,9 @@ class ExtWriter:
     def entries(self, start: int, stop: int) -> NDArray[np.uint8]:
         """The entries of the pages [start, stop), uint8."""
         raw = np.zeros((stop - start) * self.stride, np.uint8)
+        refs = self._state.tag_refs(start, stop) if self._tags is not None else None
+        if refs is not None and self._tags is not None:
+            self._view(raw, self._tags[0], np.dtype("<u8"))[:] = self._tag_address[refs]
         owners = self._state.owners(start, stop)
         if owners is None:
             return raw
@@ -75,8 +83,11 @@ class ExtWriter:
         return np.ndarray((len(raw) // self.stride,), dtype, raw.data, offset, (self.stride,))
 
 
-def write_page_ext(arena: Arena, state: State) -> None:
-    """Write page_ext's tables (when they are read), and the variables of its clients."""
+def write_page_ext(arena: Arena, state: State, tags: NDArray[np.uint64]) -> None:
+    """Write page_ext's tables (when they are read), and the variables of its clients.
+
+    :param tags: Addresses of the allocation tags by reference.
+    """
     ext, types = state.page_ext, arena.profile.types
     if ext is None:
         # Up to 6.2 the size began as that of the flags word, also where nobody wanted page_ext.
@@ -95,7 +106,7 @@ def write_page_ext(arena: Arena, state: State) -> None:
             arena.store(ops)
     if not ext.stride or not ext.tables:
         return
-    writer = ExtWriter(arena.profile, state)
+    writer = ExtWriter(arena.profile, state, tags)
     order = section_order(arena.profile)
     for number, address in ext.tables.items():
         start = number << order

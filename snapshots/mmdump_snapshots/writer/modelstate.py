@@ -29,6 +29,7 @@ from mmdump_snapshots.writer.state import (
     ReportingState,
     RingState,
     State,
+    TagState,
     TaskState,
     ZoneState,
 )
@@ -85,10 +86,15 @@ class ModelState(State):
         self.nodes = [self._node(node) for node in machine.nodes]
         self.tasks = [TaskState(task.comm, task.pid, task.tgid) for task in machine.tasks]
         boot = machine.boot
+        tags = machine.alloc_tags
+        if tags is not None:
+            self.tags = TagState(tags.functions, tags.bytes, tags.calls, boot.mem_profiling_compressed)
         self.switches = frozenset(
             name
             for name, on in {
                 "page_owner_inited": machine.page_owner is not None and boot.page_owner,
+                "mem_alloc_profiling_key": machine.alloc_tags is not None,
+                "mem_profiling_compressed": machine.alloc_tags is not None and boot.mem_profiling_compressed,
                 "page_pinner_inited": machine.page_pinner is not None and boot.page_pinner,
                 "page_pin_owner_inited": machine.page_pinner is not None and boot.page_pinner,
                 "_debug_pagealloc_enabled": boot.debug_pagealloc,
@@ -316,6 +322,16 @@ class ModelState(State):
         members["comm"] = self._comms[column(owners.comm)]
         members["gfp_mask"] = translated(self._profile, column(owners.gfp))
         return OwnerColumns(flags, members, pinned)
+
+    def tag_refs(self, start: int, stop: int) -> NDArray[np.uint16] | None:
+        """The model's references."""
+        tags = self._machine.alloc_tags
+        if tags is None:
+            return None
+        found = np.zeros(stop - start, np.uint16)
+        part = tags.ref[start:stop]
+        found[: len(part)] = part
+        return found if found.any() else None
 
     def _is_owned(self, rows: slice) -> bool:
         """Whether any of these pages has a flag or a record: every record has a stack.

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mmdump_snapshots.writer.links import LIST_POISON, LinkTable
 from mmdump_snapshots.writer.state import CHUNK, Folios, PageColumns, State
+from mmdump_snapshots.writer.tags import tag_ids
 
 if TYPE_CHECKING:
     from mmdump_snapshots.kernels import Profile, Types
@@ -161,6 +162,7 @@ class PageWriter:
         self._slab_flag = np.zeros(len(state.page_types), np.uint64)
         if "slab" not in known and "PG_slab" in self._flag_bits and "slab" in state.page_types:
             self._slab_flag[list(state.page_types).index("slab")] = 1 << self._flag_bits["PG_slab"]
+        self._tag_ids = tag_ids(profile, state)
         self._columns = {
             name: (offset, dtype)
             for name, paths in {
@@ -242,6 +244,10 @@ class PageWriter:
                 words |= np.where(found, ours, np.uint64(0))
         if self._slab_flag.any():
             words |= self._slab_flag[pages.type]
+        if self._tag_ids is not None:
+            refs = self._state.tag_refs(pages.start, pages.start + len(pages))
+            if refs is not None:
+                words |= self._tag_ids[refs]
         return words
 
     def flag_word(self, pfn: int, flags: int) -> int:

@@ -80,6 +80,10 @@ class PerCpu:
             Struct(self.profile, name, self._base + cpu * self._unit + at) for cpu in range(self.cpus)
         ]
 
+    def pointer(self, name: str, file: str | None = None) -> int:
+        """The per-CPU pointer to a static variable, as the running kernel has it."""
+        return self._start + self._arena.vmlinux.variable(name, file)[0] - self._link & _MASK
+
     def variable(self, name: str, cpu: int, file: str | None = None) -> Struct:
         """A CPU's copy of a static per-CPU variable, empty; :meth:`finish` writes it."""
         link, ctype = self._arena.vmlinux.variable(name, file)

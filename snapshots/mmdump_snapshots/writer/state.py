@@ -33,6 +33,7 @@ __all__ = [
     "ReportingState",
     "RingState",
     "State",
+    "TagState",
     "TaskState",
     "ZoneState",
 ]
@@ -261,6 +262,22 @@ class CmaState:
 
 
 @dataclass(frozen=True)
+class TagState:
+    """Memory allocation profiling.
+
+    :ivar functions: Those that have a tag and counters.
+    :ivar bytes: By CPU and function.
+    :ivar calls: By CPU and function.
+    :ivar compressed: Whether pages have the numbers of tags in ``flags``, not pointers in page_ext.
+    """
+
+    functions: Sequence[str]
+    bytes: Sequence[Sequence[int]]
+    calls: Sequence[Sequence[int]]
+    compressed: bool = False
+
+
+@dataclass(frozen=True)
 class TaskState:
     """A task.
 
@@ -361,6 +378,7 @@ class State(ABC):
     :ivar switches: Boot-time switches that are on, by the name of their static key.
     :ivar shared_flags: Clients of page_ext that say that they use its flags word (6.3 and newer).
     :ivar pinner: Android's page pinner; None where there is none.
+    :ivar tags: Memory allocation profiling; None where it is off, or the source does not know.
     :ivar clock: ``local_clock()``, ns; 0 where the source does not know it.
     """
 
@@ -383,6 +401,7 @@ class State(ABC):
     switches: frozenset[str]
     shared_flags: frozenset[str] = frozenset({"page_owner", "page_pinner", "page_pin_owner"})
     pinner: PinnerState | None = None
+    tags: TagState | None = None
     clock: int = 0
 
     @property
@@ -405,3 +424,7 @@ class State(ABC):
     @abstractmethod
     def pageblocks(self, start: int, stop: int) -> tuple[U8, Bools]:
         """Pageblocks that begin in [start, stop): index into :data:`MIGRATETYPES`, and which are isolated."""
+
+    def tag_refs(self, start: int, stop: int) -> NDArray[np.uint16] | None:  # noqa: ARG002
+        """Of the pages [start, stop): index into ``tags.functions`` plus one, or 0; None where all are 0."""
+        return None

@@ -208,6 +208,11 @@ class Vmlinux:
             ("__bss_stop", bss.end, ".bss"),
             ("_end", self.end, ".bss"),
         ]
+        if "_alloc_tag" in self._by_name:
+            # The section of allocation tags, a part of .data; it ends where they do.
+            _, address = self._by_name["_alloc_tag"][0]
+            end = address + len(functions(self.profile)) * self.profile.types.sizeof("struct alloc_tag")
+            bounds += [("__start_alloc_tags", address, ".data"), ("__stop_alloc_tags", end, ".data")]
         self.all_symbols += [
             (name, Symbol(address, 0, "notype", None, section)) for name, address, section in bounds
         ]

@@ -160,11 +160,3 @@ struct page_table_check {
 	atomic_t file_map_count;
 };
 #endif
-
-#if KERNEL >= 6.10
-/* 6.10: memory allocation profiling. */
-struct codetag;
-union codetag_ref {
-	struct codetag *ct;
-};
-#endif

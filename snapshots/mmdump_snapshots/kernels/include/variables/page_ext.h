@@ -96,6 +96,31 @@ unsigned int _debug_guardpage_minorder;
 struct page_ext_operations page_table_check_ops;
 #endif
 
+#if defined(CONFIG_MEM_ALLOC_PROFILING) && KERNEL >= 6.10
+#if KERNEL >= 7.3
+#pragma file mm/alloc_tag.c
+#else
+#pragma file lib/alloc_tag.c
+#endif
+#pragma section .data
+struct page_ext_operations page_alloc_tagging_ops;
+static struct codetag_type *alloc_tag_cttype;
+/* The kernel has one for each line of code that allocates; here an array has them all, with room to spare. */
+static struct alloc_tag _alloc_tag[1024];
+#pragma section .bss
+struct static_key_false mem_alloc_profiling_key;
+#if KERNEL >= 6.13
+static bool mem_profiling_support;
+struct static_key_false mem_profiling_compressed;
+struct alloc_tag_kernel_section kernel_tags;
+struct alloc_tag_module_section module_tags;
+unsigned long alloc_tag_ref_mask;
+int alloc_tag_ref_offs;
+#endif
+#pragma section .data..percpu
+static struct alloc_tag_counters _alloc_tag_cntr[1024];
+#endif
+
 #pragma file lib/stackdepot.c
 #pragma section .bss
 #if KERNEL >= 6.17
