@@ -35,7 +35,7 @@ class KernelFile:
         the ranges themselves.
     :param ext: Whether it needs the pages' page_ext entries.
     :param why_not: Why this kernel has no such file, in one sentence; None when it has.
-    :param same_as: The path of the file that this one is another way to, where a file system is mounted twice.
+    :param same_as: The path of the file that this is another way to, where a file system is mounted twice.
     """
 
     path: str

@@ -307,6 +307,8 @@ class _Compiler:
         for node in table:
             if node[0] != "braces" or len(node[1]) != 2:
                 raise UnprintableError("a table of something else than pairs")
+            if node[1][1] == ("name", "NULL"):
+                break
             number, word = self._int(node[1][0]), self.value(node[1][1])
             if number.const is None or word.kind != "text" or word.const is None:
                 raise UnprintableError("a table that is not constant")

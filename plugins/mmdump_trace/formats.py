@@ -237,6 +237,10 @@ class _Reader:
             ),
         )
 
+    def _print_fmt(self, address: int) -> str | None:
+        raw = bytes_at(self._reader, address, _MOST_FORMAT)
+        return None if raw is None else raw.decode("latin-1")
+
     def _class_of(self, address: int) -> tuple[str, int, int]:
         if address not in self._classes:
             record = read_record(self._reader, address, self._class)

@@ -25,6 +25,8 @@ __all__ = ["Account", "Events", "Source", "concatenated"]
 
 #: Bytes of sub-buffers that are decoded together.
 _TOGETHER = 16 << 20
+#: CPUs whose pages are decoded together: few pages of each would take as many steps as many do.
+_CPUS_TOGETHER = 64
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,19 @@ class Events:
         chosen = {each.name: getattr(self, each.name)[which] for each in fields(self) if each.name != "data"}
         return replace(self, **chosen)
 
+    def compact(self) -> Events:
+        """The same with no bytes but their own."""
+        length = self.size >> 2
+        begins = np.cumsum(length) - length
+        places = np.repeat((self.start >> 2) - begins, length) + np.arange(int(length.sum()))
+        return replace(self, start=begins * 4, data=self.data.view(np.uint32)[places].view(np.uint8))
+
+    @staticmethod
+    def none() -> Events:
+        """No events."""
+        i32, i64, u8 = np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.uint8)
+        return Events(i32, i64, i64.astype(np.uint64), i32, u8, u8, i32, i64, i64, u8)
+
     def bytes_of(self, row: int) -> bytes:
         """The bytes of an event."""
         return self.data[self.start[row] : self.start[row] + self.size[row]].tobytes()
@@ -75,11 +90,6 @@ def concatenated(parts: Sequence[Events]) -> Events:
     return Events(
         **{each.name: np.concatenate([getattr(part, each.name) for part in moved]) for each in fields(Events)}
     )
-
-
-def _no_events() -> Events:
-    i32, i64, u8 = np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.uint8)
-    return Events(i32, i64, i64.astype(np.uint64), i32, u8, u8, i32, i64, i64, u8)
 
 
 @dataclass
@@ -150,7 +160,7 @@ class _Cpu:
     number: int = 0
     latest: int = 0
     started: bool = False
-    waiting: Events = field(default_factory=_no_events)
+    waiting: Events = field(default_factory=Events.none)
     keys: U64 = field(default_factory=lambda: np.empty(0, np.uint64))
 
     @property
@@ -199,13 +209,16 @@ class Source:
             hungry = [each for each in going if each.latest == limit]
 
     def by_pages(self, account: Account, together: int = _TOGETHER) -> Iterator[Events]:
-        """All events in parts, those of each CPU in order: for who looks for some and sorts them later."""
-        for ring in self.ring.cpus:
-            cpu = _Cpu(ring)
-            while not cpu.exhausted:
-                self._decode([cpu], account, together)
-                yield cpu.waiting
-                cpu.waiting, cpu.keys = _no_events(), np.empty(0, np.uint64)
+        """All events in parts, each of one CPU and in order: for who looks for some and sorts them later."""
+        cpus = [_Cpu(each) for each in self.ring.cpus]
+        for first in range(0, len(cpus), _CPUS_TOGETHER):
+            group = cpus[first : first + _CPUS_TOGETHER]
+            while hungry := [each for each in group if not each.exhausted]:
+                self._decode(hungry, account, together)
+                for each in hungry:
+                    if len(each.waiting):
+                        yield each.waiting
+                    each.waiting, each.keys = Events.none(), np.empty(0, np.uint64)
 
     def _decode(self, cpus: Sequence[_Cpu], account: Account, together: int) -> None:
         """Decode the next pages of some CPUs, all at once."""
