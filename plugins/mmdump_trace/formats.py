@@ -59,15 +59,19 @@ class EventFormat:
 
     :param type: The number by which events in the buffer say what they are.
     :param system: Such as ``kmem``.
-    :param printer: The function that prints it, by name; None where that is unknown.
     """
 
     name: str
     system: str
     type: int
-    printer: str | None
+    _read_printer: Callable[[], str | None]
     _read_fields: Callable[[], tuple[Field, ...]]
     _read_print_fmt: Callable[[], str | None]
+
+    @cached_property
+    def printer(self) -> str | None:
+        """The function that prints it, by name; None where that is unknown."""
+        return self._read_printer()
 
     @cached_property
     def fields(self) -> tuple[Field, ...]:
@@ -218,7 +222,7 @@ class _Reader:
         if int(call["flags"]) & self._by_tracepoint:
             point = read_record(self._reader, at, self._point)
             at = int(point["name"]) if point is not None else 0
-        number, print_fmt = int(call["type"]), int(call["print_fmt"])
+        number, print_fmt, functions = (int(call[each]) for each in ("type", "print_fmt", "funcs"))
         # Two lists of names for one number: some of the tracer's own are only there to be described.
         found.setdefault(
             number,
@@ -226,14 +230,10 @@ class _Reader:
                 text_at(self._reader, at) or "?",
                 system,
                 number,
-                self._printer(int(call["funcs"])),
+                lambda: self._printer(functions),
                 # Syscalls find theirs by a function.
                 (lambda: ()) if get_fields else (lambda: self._fields(fields)),
-                lambda: (
-                    text_at(self._reader, print_fmt, _MOST_FORMAT)
-                    if print_fmt and b"\n" not in (bytes_at(self._reader, print_fmt, _MOST_FORMAT) or b"")
-                    else None
-                ),
+                lambda: self._print_fmt(print_fmt),
             ),
         )
 
