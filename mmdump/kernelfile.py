@@ -35,6 +35,7 @@ class KernelFile:
         the ranges themselves.
     :param ext: Whether it needs the pages' page_ext entries.
     :param why_not: Why this kernel has no such file, in one sentence; None when it has.
+    :param same_as: The path of the file that this is another way to, where a file system is mounted twice.
     """
 
     path: str
@@ -42,6 +43,7 @@ class KernelFile:
     read: Callable[Concatenate[Kernel, Ranges, ...], Iterator[bytes]]
     ext: bool = False
     why_not: Callable[Concatenate[Kernel, ...], str | None] = _always
+    same_as: str | None = None
 
     def named(self, wanted: str) -> KernelFile | None:
         """The file of that path, or of the end of one, where this is a path with ``*``; None if it is not it.
@@ -68,7 +70,9 @@ class KernelFile:
         def why_not(kernel: Kernel) -> str | None:
             return self.why_not(kernel, *names)
 
-        return dataclasses.replace(self, path=path, read=read, why_not=why_not)
+        # Of several names the pattern tells apart which is whose.
+        same_as = f"{self.same_as or self.path} {'/'.join(names)}"
+        return dataclasses.replace(self, path=path, read=read, why_not=why_not, same_as=same_as)
 
 
 def find_kernel_file(files: Iterable[KernelFile], wanted: str) -> KernelFile:
@@ -83,7 +87,7 @@ def find_kernel_file(files: Iterable[KernelFile], wanted: str) -> KernelFile:
     found = [each for each in plain if each.path == wanted]
     found = found or [each for each in plain if each.path.endswith("/" + wanted.lstrip("/"))]
     found = found or [each for each in (one.named(wanted) for one in files) if each is not None]
-    if len(found) == 1:
+    if len({each.same_as or each.path for each in found}) == 1:
         return found[0]
     paths = ", ".join(each.path for each in found or files)
     if found:

@@ -51,6 +51,14 @@ def test_why_there_is_no_such_file_depends_on_the_name() -> None:
     assert find_kernel_file(FILES, "none/used").why_not(None) == "no ('none',)"  # type: ignore[arg-type]
 
 
+def test_two_ways_to_one_file_are_one() -> None:
+    twice = [*FILES, KernelFile("/also/proc/used", "", _read, same_as="/proc/used")]
+    assert find_kernel_file(twice, "used").path == "/also/proc/used"
+    assert find_kernel_file(twice, "/proc/used").path == "/proc/used"
+    starred = [KernelFile("/d/*/y", "", _read), KernelFile("/e/*/y", "", _read, same_as="/d/*/y")]
+    assert find_kernel_file(starred, "name/y").path == "/d/name/y"
+
+
 @pytest.mark.parametrize(
     "wanted",
     ["bitmap", "x", "/d/cma//used", "/cma/a/used", "ranges/1/bitmap/", "/", "", "a/b/c/d/e/f/used"],

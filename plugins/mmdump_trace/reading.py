@@ -1,0 +1,83 @@
+"""A kernel's trace, opened: layout, instances, formats and names, each read once."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from drgn import BadDataError, FaultError
+
+from mmdump.errors import IncompleteError, UnsupportedError
+from mmdump_trace.comms import SavedComms, read_saved_comms
+from mmdump_trace.formats import EventFormats, read_event_formats
+from mmdump_trace.instances import Instance, find_instance, read_instances
+from mmdump_trace.layout import TraceLayout, read_trace_layout, why_no_trace
+from mmdump_trace.printing import EventPrinter
+from mmdump_trace.rings import read_ring
+from mmdump_trace.stream import Source
+
+if TYPE_CHECKING:
+    from mmdump.kernel import Kernel
+
+__all__ = ["Trace", "open_trace"]
+
+
+class Trace:
+    """One instance of the tracer in a dump.
+
+    :ivar problems: What is wrong with what leads to it, one sentence each.
+    """
+
+    def __init__(self, kernel: Kernel, name: str | None = None) -> None:
+        self._kernel = kernel
+        target = kernel.target
+        reason = why_no_trace(target.prog)
+        if reason is not None:
+            raise UnsupportedError(reason)
+        self.layout: TraceLayout = read_trace_layout(target.prog, target.page_size)
+        instances, wrong = read_instances(target, self.layout)
+        self.problems: list[str] = [] if wrong is None else [wrong]
+        self.instance: Instance = find_instance(instances, name)
+        self.source = Source(
+            target.reader,
+            self.layout,
+            read_ring(target, self.layout, self.instance.buffer),
+            self.instance.time_start,
+        )
+
+    @cached_property
+    def formats(self) -> EventFormats:
+        """All events of this kernel."""
+        formats = read_event_formats(self._kernel)
+        if formats.problem is not None:
+            self.problems.append(formats.problem)
+        return formats
+
+    @cached_property
+    def comms(self) -> SavedComms:
+        """Names of tasks."""
+        found = read_saved_comms(self._kernel.target)
+        if not found.complete:
+            self.problems.append("the names of tasks that the tracer remembers are not all in the dump")
+        return found
+
+    @cached_property
+    def printer(self) -> EventPrinter:
+        """Text of events."""
+        return EventPrinter(self._kernel, self.formats, self.instance)
+
+
+def open_trace(kernel: Kernel, instance: str | None = None) -> Trace:
+    """Open the trace of an instance, the top one by default.
+
+    :raises UnsupportedError: This kernel has no tracer, or no instance of that name.
+    :raises IncompleteError: What leads to it is not in the dump, or is garbage.
+    """
+    try:
+        return Trace(kernel, instance)
+    except (FaultError, BadDataError) as error:
+        raise IncompleteError(f"the trace could not be read: {error}") from error
+    except (OSError, OverflowError, ValueError) as error:
+        raise IncompleteError(f"the trace could not be made out: {error}") from error
+    except (LookupError, AttributeError, TypeError) as error:
+        raise UnsupportedError(f"mmdump does not know the tracer of this kernel: {error}") from error
