@@ -28,8 +28,8 @@ _PATH = re.compile(r"(?<![\w./])/[^\s():]+/[^\s():]+")
 MASKED = (
     (
         "Masked: kernel addresses (addr-N), and the names of tasks (comm-N), cgroups (cgroup-N), files "
-        "(path-N), the host (host-N) and modules (module-N). A pseudonym stands for the same thing everywhere "
-        "in this report, and for something else in another."
+        "(path-N), the host (host-N) and modules (module-N). A pseudonym stands for the same thing "
+        "everywhere in this report, and for something else in another."
     ),
     (
         "Still told: page frame numbers, sizes, counts and times; PIDs and UIDs; the functions of call "

@@ -96,7 +96,7 @@ def failure_findings(failures: list[Failure], page_size: int) -> list[Finding]:
             "cma-failed",
             Severity.PROBLEM,
             f"CMA{area}: an allocation of {each.pages:,} pages ({mib(each.pages * page_size)} MiB) failed "
-            f"with -{name}{reason}; {each.nsec / 10**9:.6f} s after boot{before}, by the kernel's log.",
+            f"with {name}{reason}; {each.nsec / 10**9:.6f} s after boot{before}, by the kernel's log.",
             "areas",
             None if each.area is None else f"area = '{each.area.replace(chr(39), chr(39) * 2)}'",
         )

@@ -189,8 +189,8 @@ def _unreported(order: Struct, why: Struct, page_size: int) -> list[Finding]:
             "unreported",
             Severity.WARNING,
             f"{_mib(left)} of {_mib(int(sizes.sum()))} free could be reported to the hypervisor, but its "
-            f"worker is idle and will not come back to them before something is freed: a report failed. (Told from "
-            f"{_mib(_LEAST_UNREPORTED)} and {_UNREPORTED_SHARE:.0%} of what is free.)",
+            f"worker is idle and will not come back to them before something is freed: a report failed. "
+            f"(Told from {_mib(_LEAST_UNREPORTED)} and {_UNREPORTED_SHARE:.0%} of what is free.)",
             BLOCKS.name,
             "why == 'idle'",
         )

@@ -19,14 +19,15 @@ from mmdump.result import Kind, Map, Table
 __all__ = ["COLORS", "Drawing", "Part", "map_of"]
 
 #: Colours of parts that are known by name, for dark and for light ground alike; others take the spare ones.
+#: Those that must not be taken for each other differ in lightness, not in hue alone.
 COLORS: Mapping[str, tuple[int, int, int]] = {
-    "pinned": (214, 39, 40),
-    "unmovable": (227, 140, 32),
-    "cma": (148, 80, 190),
-    "movable": (52, 120, 196),
-    "free": (88, 180, 100),
-    "reported": (168, 218, 172),
-    "reserved": (128, 132, 140),
+    "pinned": (190, 18, 32),
+    "unmovable": (232, 150, 20),
+    "cma": (142, 75, 180),
+    "movable": (52, 112, 186),
+    "free": (134, 205, 148),
+    "reported": (214, 238, 214),
+    "reserved": (120, 124, 132),
 }
 _SPARE = ((23, 160, 170), (190, 90, 140), (140, 110, 60), (90, 90, 200))
 _UNKNOWN = (60, 60, 60)

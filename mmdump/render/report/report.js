@@ -25,7 +25,6 @@
   for (const table of document.querySelectorAll("table.data")) {
     const body = table.tBodies[0];
     const rows = Array.from(body.rows);
-    if (rows.length < 2) continue;
     let all = rows.length <= SHOWN + 5;
     let words = "";
     const count = make("span", { role: "status" });
@@ -39,6 +38,7 @@
       count.textContent = words ? matching + " of " + rows.length + " rows" : "";
     };
     Array.from(table.tHead.rows[0].cells).forEach(function (header, index) {
+      if (rows.length < 2) return;
       const button = make("button", { type: "button", textContent: header.textContent });
       header.textContent = "";
       header.append(button);
@@ -74,6 +74,17 @@
         show();
       });
       tools.append(more);
+    }
+    const extra = table.tHead.rows[0].querySelectorAll(".extra").length;
+    if (extra && extra < table.tHead.rows[0].cells.length) {
+      const columns = make("button", { type: "button", textContent: "Show " + extra + (extra > 1 ? " more columns" : " more column") });
+      columns.addEventListener("click", function () {
+        const shown = table.classList.toggle("all");
+        columns.textContent = shown ? "Show fewer columns" : "Show " + extra + (extra > 1 ? " more columns" : " more column");
+      });
+      tools.append(columns);
+    } else if (extra) {
+      table.classList.add("all");
     }
     const chains = table.querySelectorAll("details.chain");
     if (chains.length > 1) {
@@ -332,7 +343,12 @@
   // On paper what is folded is lost: unfold the tables that were open, and the chains of evidence.
   let unfolded = [];
   addEventListener("beforeprint", function () {
-    unfolded = Array.from(document.querySelectorAll(".finding details:not([open])"));
+    const known = new Set();
+    unfolded = Array.from(document.querySelectorAll(".finding details:not([open])")).filter(function (each) {
+      const first = !known.has(each.textContent);
+      known.add(each.textContent);
+      return first;
+    });
     for (const each of unfolded) each.open = true;
   });
   addEventListener("afterprint", function () {

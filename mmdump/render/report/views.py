@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import polars as pl
+
 from mmdump.document import Section
 from mmdump.render.stacks import STACK_ID, named_chains
 from mmdump.render.values import value_text
@@ -26,12 +28,15 @@ _MOST_GROUPS, _MOST_BARS = 16, 64
 
 @dataclass(frozen=True)
 class ColumnView:
-    """The header of a column."""
+    """The header of a column.
+
+    :param css: Classes of its cells: its kind, whether it is a number, and whether it is shown only when
+        asked for.
+    """
 
     name: str
     description: str
-    kind: str
-    number: bool
+    css: str
 
 
 @dataclass(frozen=True)
@@ -135,9 +140,14 @@ def table_view(
 ) -> TableView:
     """The first rows of a table, without columns that are absent in all of them."""
     frame = table.frame.head(rows)
+    if any(column.kind is Kind.STACK for column in table.schema.columns):
+        # It shows its chains itself.
+        chains = Chains({}, chains.common)
     columns = [
         column for column in table.schema.columns if frame[column.name].null_count() < max(frame.height, 1)
     ]
+    # Call chains are wide: what else a row says stands before them.
+    columns.sort(key=lambda column: column.kind is Kind.STACK or bool(_has_chains(column, chains)))
     empty = [column.name for column in table.schema.columns if column not in columns]
     values = [frame[column.name].to_list() for column in columns]
     cells = [
@@ -146,15 +156,12 @@ def table_view(
     ]
     return TableView(
         name,
-        table.schema.title or table.name.replace("_", " "),
+        table.schema.title or table.name.replace("_", " ").capitalize(),
         [
             ColumnView(
                 column.name,
                 column.description,
-                column.kind.value,
-                frame[column.name].dtype.is_numeric()
-                and column.kind is not Kind.BOOL
-                and not (column.name == STACK_ID and chains.by_id),
+                _css(column, frame[column.name], chains),
             )
             for column in columns
         ],
@@ -164,6 +171,16 @@ def table_view(
         bars_of(table),
         shown,
     )
+
+
+def _css(column: Column, series: pl.Series, chains: Chains) -> str:
+    number = series.dtype.is_numeric() and column.kind is not Kind.BOOL and not _has_chains(column, chains)
+    return column.kind.value + (" number" if number else "") + ("" if column.in_text else " extra")
+
+
+def _has_chains(column: Column, chains: Chains) -> bool:
+    """Whether the column names call chains, which its cells then show."""
+    return column.name == STACK_ID and bool(chains.by_id)
 
 
 def _cell(column: Column, value: Any, chains: Chains) -> CellView:
@@ -196,7 +213,7 @@ def bars_of(table: Table) -> list[BarView]:
         BarView(
             ", ".join(key),
             chart.label,
-            value.description or chart.value,
+            chart.value.replace("_", " "),
             [(name, text, 100 * size / max(most[key], 1)) for name, text, size in bars[:_MOST_BARS]],
         )
         for key, bars in list(groups.items())[:_MOST_GROUPS]
