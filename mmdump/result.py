@@ -63,7 +63,7 @@ class Column:
     :param aliases: Other names by which ``--sort`` and its like know it.
     :param weight: Whether its sum says how much the rows' call chains weigh: formats of stacks
         (flame graphs, profiles) count by such columns.
-    :param secret: What sort of name it holds that is nobody else's business: ``comm``, ``cgroup``, ``path``,
+    :param private: What sort of name it holds that is nobody else's business: ``comm``, ``cgroup``, ``path``,
         ``host`` or ``module``. A redacted report masks it, here and in every sentence.
     """
 
@@ -73,7 +73,7 @@ class Column:
     in_text: bool = True
     aliases: tuple[str, ...] = ()
     weight: bool = False
-    secret: str = ""
+    private: str = ""
 
 
 @dataclass(frozen=True)

@@ -62,9 +62,7 @@ def report_command(
 
     shared = shared_of(ctx)
     chosen = report_format(format_, output)
-    choice = Choice(
-        only=_names(only), skip=_names(skip), seconds=time_limit, redact=redact, digest=digest
-    )
+    choice = Choice(only=_names(only), skip=_names(skip), seconds=time_limit, redact=redact, digest=digest)
     with open_output(output, force) as out, opened(shared, vmcore, **given) as kernel:
         with progress_bar(quiet or (output is None and sys.stdout.isatty())) as progress:
             report = make_report(kernel, shared.plugins, choice, progress)

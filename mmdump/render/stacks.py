@@ -16,7 +16,7 @@ from mmdump.render.escape import escape
 from mmdump.render.query import Query
 from mmdump.result import Column, Kind, Result, Schema, Table
 
-__all__ = ["Chains", "Frame", "Sample", "StackRenderer"]
+__all__ = ["Chains", "Frame", "Sample", "StackRenderer", "chains_of", "named_chains", "weighed_tables"]
 
 #: The column by which rows of one table name call chains of another.
 STACK_ID = "stack_id"
@@ -138,32 +138,16 @@ class StackRenderer(Renderer):
 
     def _chains(self, result: Result) -> Chains:
         table = self._weighed(result)
-        weights = tuple(column for column in table.schema.columns if column.weight)
         # Columns of other formats' views do not matter here: a chain and its weights are always wanted.
         table = replace(self.options.query, columns=()).table(table)
-        labels = tuple(
-            column
-            for column in table.schema.columns
-            if column.kind in (Kind.TEXT, Kind.ID, Kind.NSEC, Kind.BOOL) and not column.weight
-        )
-        return Chains(
-            table.schema,
-            weights,
-            _chosen(table.schema, weights, self.options.weight),
-            labels,
-            list(_samples(result, table, weights, labels)),
-        )
+        return chains_of(result, table, self.options.weight)
 
     def _weighed(self, result: Result) -> Table:
         """The table to write.
 
         :raises UsageError: There is none, or not of that name.
         """
-        found = [
-            name
-            for name, table in result.tables.items()
-            if any(column.weight for column in table.schema.columns) and _has_chains(result, table)
-        ]
+        found = weighed_tables(result)
         asked = self.options.table
         if not found:
             raise UsageError(
@@ -178,6 +162,36 @@ class StackRenderer(Renderer):
         if asked is None:
             asked = result.primary if result.primary in found else found[0]
         return result.tables[asked]
+
+
+def weighed_tables(result: Result) -> list[str]:
+    """The names of the tables that have call chains and what they weigh."""
+    return [
+        name
+        for name, table in result.tables.items()
+        if any(column.weight for column in table.schema.columns) and _has_chains(result, table)
+    ]
+
+
+def chains_of(result: Result, table: Table, weight: str | None = None) -> Chains:
+    """The call chains of a table of :func:`weighed_tables`.
+
+    :param weight: The column to count by; None for the first in bytes, or the first.
+    :raises UsageError: There is no such weight.
+    """
+    weights = tuple(column for column in table.schema.columns if column.weight)
+    labels = tuple(
+        column
+        for column in table.schema.columns
+        if column.kind in (Kind.TEXT, Kind.ID, Kind.NSEC, Kind.BOOL) and not column.weight
+    )
+    return Chains(
+        table.schema,
+        weights,
+        _chosen(table.schema, weights, weight),
+        labels,
+        list(_samples(result, table, weights, labels)),
+    )
 
 
 def _chosen(schema: Schema, weights: Sequence[Column], asked: str | None) -> int:
@@ -218,6 +232,11 @@ class _Known:
     frames: Sequence[str] = ()
     addresses: Sequence[int] = ()
     status: str = "no call chain"
+
+
+def named_chains(result: Result) -> dict[int, Sequence[str]]:
+    """The frames of call chains by ``stack_id``, where the result has a table of these."""
+    return {number: known.frames for number, known in _by_id(result).items()}
 
 
 def _by_id(result: Result) -> dict[int, _Known]:

@@ -32,6 +32,8 @@ __all__ = ["Choice", "FirstRows", "make_report"]
 #: Rows of a streamed table that a report keeps.
 _FIRST_ROWS = 1000
 _INFO, _CHECK = "info", "check"
+#: What info says in short stands at the head of the report.
+_INFO_RANK = 85
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def make_report(
     sections: list[tuple[int, Section]] = []
     absent: list[tuple[str, str]] = []
     if choice.wants(_INFO):
-        sections.append((0, _info(kernel, plugins)))
+        sections.append((_INFO_RANK, _info(kernel, plugins)))
     chosen: list[tuple[int, str, Analysis]] = []
     for name, each in classes.items():
         if not choice.wants(name):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -9,9 +10,13 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
+from drgn import FaultError
+
 from mmdump import __version__
 from mmdump.document import Section
 from mmdump.errors import MmdumpError
+from mmdump.kernel.machine import LastWords, read_last_words, read_machine
+from mmdump.render.values import bytes_text
 from mmdump.result import Column, Kind, Schema, Table
 
 if TYPE_CHECKING:
@@ -47,17 +52,27 @@ _SECTIONS = Schema(
 )
 _LIBRARIES = ("drgn", "numpy", "polars")
 _PIECE = 1 << 22
+#: What reading the log of a damaged dump raises.
+_UNREADABLE = (FaultError, MmdumpError, LookupError, AttributeError, TypeError, ValueError, OverflowError)
 
 
 def facts_of(kernel: Kernel) -> list[tuple[str, str]]:
-    """What was running, in a few facts."""
-    target = kernel.target
+    """What was running, and how it ended, in a few facts."""
+    target, machine = kernel.target, read_machine(kernel)
+    words = LastWords()
+    with contextlib.suppress(*_UNREADABLE):
+        words = read_last_words(target)
+    managed = None if machine.managed is None else bytes_text(machine.managed * target.page_size)
+    uptime = None if machine.uptime is None else f"{machine.uptime // 10**9:,} s"
     facts = [
-        ("kernel", target.release),
-        ("architecture", target.architecture),
+        ("panic", words.panic),
+        ("last bug", words.bug),
+        ("host", None if machine.node == "(none)" else machine.node),
+        ("memory", managed),
+        ("CPUs", machine.online),
+        ("uptime", uptime),
         ("build ID", target.build_id),
         ("dump", target.name),
-        ("format", "the live kernel" if target.live else target.dump and target.dump.describe()),
     ]
     return [(what, str(value)) for what, value in facts if value]
 

@@ -26,13 +26,17 @@ _MODULE = re.compile(r"\[([^\[\]]+)\](?= \(|$)")
 _PATH = re.compile(r"(?<![\w./])/[^\s():]+/[^\s():]+")
 
 MASKED = (
-    "Masked: kernel addresses (addr-N), and the names of tasks (comm-N), cgroups (cgroup-N), files (path-N), "
-    "the host (host-N) and modules (module-N). A pseudonym stands for the same thing everywhere in this "
-    "report, and for something else in another.",
-    "Still told: page frame numbers, sizes, counts and times; PIDs and UIDs; the functions of call chains; "
-    "the kernel's release, build ID and configuration as it shows; names of zones, CMA areas, slab caches "
-    "and trace events; numbers of stacks and inodes; versions of mmdump and of its plugins; and what the "
-    "kernel printed when it died, but for such names.",
+    (
+        "Masked: kernel addresses (addr-N), and the names of tasks (comm-N), cgroups (cgroup-N), files "
+        "(path-N), the host (host-N) and modules (module-N). A pseudonym stands for the same thing "
+        "everywhere in this report, and for something else in another."
+    ),
+    (
+        "Still told: page frame numbers, sizes, counts and times; PIDs and UIDs; the functions of call "
+        "chains; the kernel's release and build ID; names of zones, CMA areas, slab caches and trace events; "
+        "numbers of stacks and inodes; versions of mmdump and of its plugins; and what the kernel printed "
+        "when it died, but for such names."
+    ),
 )
 
 

@@ -73,8 +73,8 @@ def secrets_in(report: Report) -> dict[str, str]:
 
 def secret_of(column: Column) -> str | None:
     """The sort of secrets that a column holds; None if it holds none."""
-    if column.secret:
-        return column.secret
+    if column.private:
+        return column.private
     if column.kind is not Kind.TEXT:
         return None
     name = column.name.lower()

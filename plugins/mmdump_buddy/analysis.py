@@ -14,6 +14,7 @@ from mmdump.kernel.freelists import ListHeads, find_lists, free_blocks
 from mmdump.kernel.layout import enumerators
 from mmdump.result import Result
 from mmdump_buddy.account import ZoneAccount, zone_accounts
+from mmdump_buddy.failures import FAILURES, failure_findings, failure_table, read_failures
 from mmdump_buddy.findings import (
     counter_findings,
     list_findings,
@@ -21,6 +22,7 @@ from mmdump_buddy.findings import (
     unread_strangers,
     watermark_findings,
 )
+from mmdump_buddy.fragmentation import fragmentation_findings
 from mmdump_buddy.guards import DEBUG_GUARDPAGE, guard_blocks
 from mmdump_buddy.tables import FREE, free_table, order_table, pcp_table, zone_table
 from mmdump_buddy.want import want_findings, want_table
@@ -44,6 +46,12 @@ class Buddy(Analysis):
     want: int | None = option(
         "--want", "why a block of this order can be had from a zone, or not", metavar="ORDER"
     )
+
+    @classmethod
+    def for_report(cls, kernel: Kernel) -> Buddy:
+        """About the order of the last allocation that failed, if the kernel's log tells of one."""
+        orders = kernel.list_heads.orders
+        return cls(want=next((each.order for each in read_failures(kernel) if each.order < orders), None))
 
     def start(self, kernel: Kernel) -> ListHeads:
         """Read the heads of the lists.
@@ -84,6 +92,10 @@ class Buddy(Analysis):
         strangers, incomplete = unread_strangers(kernel, lists)
         findings = [*list_findings(lists), *strangers, *counter_findings(accounts), *pcp_findings(pcp)]
         findings += watermark_findings(accounts)
+        zone_types = enumerators(prog, "enum zone_type")
+        findings += fragmentation_findings(accounts, zone_types, kernel.pageblocks.order, page_size)
+        failures = read_failures(kernel)
+        findings = [*failure_findings(failures), *findings]
         tables = {
             "zones": zone_table(accounts, page_size),
             "orders": order_table(accounts, page_size),
@@ -91,11 +103,14 @@ class Buddy(Analysis):
             "pcp": pcp_table(pcp, names, page_size),
         }
         text_tables = ["zones", "orders"]
+        if failures:
+            tables[FAILURES.name] = failure_table(failures)
+            text_tables.insert(0, FAILURES.name)
         if self.want is not None:
-            want = want_table(accounts, self.want, enumerators(prog, "enum zone_type"), page_size)
+            want = want_table(accounts, self.want, zone_types, page_size)
             findings = [*want_findings(want, self.want), *findings]
             tables = {"want": want} | tables
-            text_tables = ["want", "zones"]
+            text_tables = ["want", *text_tables[:-1]]
         return Result(
             self.name,
             summary=[_headline(accounts, page_size)],

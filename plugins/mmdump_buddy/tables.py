@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from mmdump.kernel.pcp import NO_CPU, PerCpuPages
-from mmdump.result import Column, Kind, Schema, Table
+from mmdump.result import Bars, Column, Kind, Schema, Table
 from mmdump_buddy.account import MAX_PAGES, ZoneAccount
 from mmdump_buddy.index import fragmentation_index, unusable_free_index
 
@@ -58,6 +58,7 @@ ORDERS = Schema(
         Column("unusable_index", Kind.ID, "thousandths of the free memory that are in smaller blocks"),
     ),
     "Free blocks by order",
+    Bars("order", "free", ("node", "zone")),
 )
 
 FREE = Schema(

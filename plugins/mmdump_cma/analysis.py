@@ -14,6 +14,7 @@ from mmdump.errors import IncompleteError, MmdumpError
 from mmdump.kernel.cma import read_cma_bitmap
 from mmdump.kernel.layout import find_object
 from mmdump.result import Result
+from mmdump_cma.failures import failure_findings, read_failures
 from mmdump_cma.findings import findings_of
 from mmdump_cma.tables import BLOCKERS, RANGES, area_table, blocker_table, range_table
 from mmdump_page_pinner.cma import cma_runs
@@ -123,7 +124,10 @@ class Cma(Analysis):
             primary=RANGES.name,
             text_tables=["areas", *([RANGES.name] if len(ranges.frame) > len(areas.frame) else ())]
             + ([BLOCKERS.name] if len(blockers.frame) else []),
-            findings=findings_of(areas, ranges, moving=kernel.target.live),
+            findings=[
+                *failure_findings(read_failures(kernel), kernel.target.page_size),
+                *findings_of(areas, ranges, moving=kernel.target.live),
+            ],
             notes=notes,
             incomplete=incomplete,
         )

@@ -66,6 +66,7 @@ def _blocked(row: dict[str, Any]) -> Finding:
         f"mmdump pinned --cma names {'them' if row['blockers'] != 1 else 'it'}.",
         "blockers",
         f"area = '{_quoted(row['area'])}'",
+        about=row["area"],
     )
 
 

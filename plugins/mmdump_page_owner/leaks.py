@@ -18,6 +18,8 @@ A cache that grows with use and never shrinks looks the same.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -203,8 +205,24 @@ def leak_finding(suspects: Table) -> Finding:
     return Finding(
         "page-owner-leak",
         Severity.WARNING,
-        f"Suspected leak: call chain {largest['stack_id']}{others} allocated kernel memory all the time "
-        f"the machine ran and hardly freed any ({mib:.1f} MiB in all). "
+        f"Suspected leak: {_function(largest['frames'])} (call chain {largest['stack_id']}){others} "
+        f"allocated kernel memory all the time the machine ran and hardly freed any ({mib:.1f} MiB in all). "
         "One dump cannot prove it: a cache that only grows looks the same.",
         SUSPECTS.name,
+    )
+
+
+#: What call chains of pages begin with: the page allocator and what stands before it.
+_ALLOCATORS = re.compile(
+    r"_*(?:(?:post_|re)?alloc|get_page_from_freelist|get_free_pages|free_page|folio_|page_frag|new_slab|allocate_slab|"
+    r"slab_|kmem_cache|kmalloc|kvmalloc|kzalloc|vmalloc|vzalloc|__slab|___slab|set_page_owner|save_stack|"
+    r"prep_new_page|krealloc|register_.*stack|stack_)"
+)
+
+
+def _function(frames: Sequence[str]) -> str:
+    """The first function of a chain that is no allocator's, as it is printed, without its offset."""
+    names = [re.sub(r"\+0x[0-9a-f]+/0x[0-9a-f]+", "", str(frame)) for frame in frames]
+    return next(
+        (name for name in names if not _ALLOCATORS.match(name)), names[0] if names else "an unknown one"
     )

@@ -180,7 +180,7 @@ class Pinned(Analysis):
         if state.areas:
             areas = state.areas if state.only is None else [state.areas[index] for index in state.only]
             cma, missing = cma_table(kernel, areas, parts["cma"])
-            findings += cma_findings(cma)
+            findings += cma_findings(cma, groups)
             incomplete += missing
             if state.only is not None:
                 tables["cma"] = cma

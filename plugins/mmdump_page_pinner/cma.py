@@ -10,6 +10,7 @@ import polars as pl
 from mmdump.kernel.arrays import runs
 from mmdump.kernel.cma import read_cma_bitmap
 from mmdump.result import Column, Finding, Kind, Schema, Severity, Table
+from mmdump_page_pinner.groups import who_holds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -135,8 +136,11 @@ def _longest(free: np.ndarray) -> int:
     return int(length[free[first]].max(initial=0))
 
 
-def cma_findings(table: Table) -> list[Finding]:
-    """One finding for each area that something blocks."""
+def cma_findings(table: Table, groups: pl.DataFrame) -> list[Finding]:
+    """One finding for each area that something blocks: it names who allocated what is in the way.
+
+    :param groups: See :func:`mmdump_page_pinner.groups.fold_groups`.
+    """
     found = []
     for row in table.frame.iter_rows(named=True):
         if not row["blockers"]:
@@ -152,9 +156,11 @@ def cma_findings(table: Table) -> list[Finding]:
                 "cma-blocked",
                 Severity.PROBLEM,
                 f"CMA {row['area']}: {mib(row['size'])} MiB; {row['blockers']} "
-                f"page{'s block' if row['blockers'] != 1 else ' blocks'} it; {runs_known}.",
-                "pages",
-                f"cma_area = '{quoted}' AND state = 'held'",
+                f"page{'s block' if row['blockers'] != 1 else ' blocks'} it{who_holds(groups, row['area'])}; "
+                f"{runs_known}.",
+                "groups",
+                f"cma = '{quoted}' AND state = 'held'",
+                about=row["area"],
             )
         )
     return found

@@ -12,7 +12,16 @@ import polars as pl
 from mmdump.result import Column, Finding, Kind, Schema, Severity, Table
 from mmdump_page_pinner.evidence import EVIDENCE, FOLL_PIN
 
-__all__ = ["EVIDENCE_LISTS", "GROUPS", "fold_groups", "group_table", "groups_of", "headline", "released"]
+__all__ = [
+    "EVIDENCE_LISTS",
+    "GROUPS",
+    "fold_groups",
+    "group_table",
+    "groups_of",
+    "headline",
+    "released",
+    "who_holds",
+]
 
 GROUPS = Schema(
     "groups",
@@ -118,18 +127,7 @@ def headline(groups: pl.DataFrame) -> str:
     total = int(held["folios"].sum())
     if not total:
         return "No page is held by anything that mmdump can see."
-    pinned = (pl.col("folio_evidence") & FOLL_PIN) != 0
-    by_owner = (
-        held.with_columns(
-            cause=pl.when(pinned).then(pl.lit("FOLL_PIN")).otherwise(pl.lit("unexplained references")),
-            large=pl.col("order") > 0,
-            owner=_owner().fill_null("owner unknown"),
-        )
-        .group_by("cause", "large", "owner")
-        .agg(pl.col("folios").sum(), pl.col("first_pfn").min())
-        .filter(pl.col("folios") > 0)
-        .sort(["cause", "folios", "first_pfn"], descending=[False, True, False])
-    )
+    by_owner = _by_owner(held)
     parts = [
         f"{row['folios']} {_large(row['folios']) if row['large'] else ''}by {row['cause']} ({row['owner']})"
         for row in by_owner.head(_NAMED).iter_rows(named=True)
@@ -138,6 +136,36 @@ def headline(groups: pl.DataFrame) -> str:
     if rest:
         parts.append(f"{rest} by others")
     return f"{total} folio{'s' if total != 1 else ''} held: {', '.join(parts)}"
+
+
+def _by_owner(held: pl.DataFrame) -> pl.DataFrame:
+    """Folios and pages of each owner, by what holds them, most first."""
+    pinned = (pl.col("folio_evidence") & FOLL_PIN) != 0
+    return (
+        held.with_columns(
+            cause=pl.when(pinned).then(pl.lit("FOLL_PIN")).otherwise(pl.lit("unexplained references")),
+            large=pl.col("order") > 0,
+            owner=_owner().fill_null("owner unknown"),
+            whole=pl.col("folios") * 2 ** pl.col("order"),
+        )
+        .group_by("cause", "large", "owner")
+        .agg(pl.col("folios", "whole").sum(), pl.col("first_pfn").min())
+        .filter(pl.col("folios") > 0)
+        .sort(["cause", "folios", "first_pfn"], descending=[False, True, False])
+    )
+
+
+def who_holds(groups: pl.DataFrame, area: str) -> str:
+    """Who allocated what is held in a CMA area, for a sentence."""
+    held = _by_owner(groups.filter((pl.col("state") == "held") & (pl.col("cma_area") == area)))
+    parts = [
+        f"{row['whole']} that {row['owner']} allocated ({row['cause']})"
+        for row in held.head(_NAMED).iter_rows(named=True)
+    ]
+    rest = int(held.tail(-_NAMED)["whole"].sum()) if len(held) > _NAMED else 0
+    if rest:
+        parts.append(f"{rest} that others allocated")
+    return f": {', '.join(parts)}" if parts else ""
 
 
 def _large(count: int) -> str:

@@ -15,7 +15,7 @@ from mmdump.kernel.freelists import ListHeads, find_lists, free_blocks
 from mmdump.result import Finding, Result, Severity
 from mmdump_page_reporting.device import Reporting, has_page_reporting, read_reporting
 from mmdump_page_reporting.tables import BLOCKS, block_table, device_table, zone_table
-from mmdump_page_reporting.why import REASONS, REPORTED, reasons
+from mmdump_page_reporting.why import CODES, REASONS, REPORTED, reasons
 
 if TYPE_CHECKING:
     from mmdump.kernel import Kernel
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Reported"]
 
 #: PFNs that a sentence names.
+#: Less than this, or than this share of what is free, left by an idle worker is no finding.
+_LEAST_UNREPORTED, _UNREPORTED_SHARE = 64 << 20, 0.1
 _NAMED = 4
 #: PFNs of misplaced bits that are kept of one range.
 _KEPT = 16
@@ -73,6 +75,7 @@ class Reported(Analysis):
         [(misplaced, first)] = parts["inside"].rows()
         findings = _bits_without_device(lists.pfn[lists.reported], reporting)
         findings += _small(lists.pfn, lists.reported & (lists.order < (reporting.order or 0)), reporting)
+        findings += _unreported(lists.order, why, page_size)
         if misplaced:
             findings.append(
                 Finding(
@@ -170,6 +173,26 @@ def _small(pfn: Struct, rows: Struct, reporting: Reporting) -> list[Finding]:
             f"({_some(pfn[rows])}): the bit is garbage, or page_reporting_order was raised since.",
             BLOCKS.name,
             f"why == 'reported' and order < {reporting.order}",
+        )
+    ]
+
+
+def _unreported(order: Struct, why: Struct, page_size: int) -> list[Finding]:
+    """Free memory that the hypervisor could have, but for a worker that does not come back to it."""
+    sizes = np.left_shift(np.int64(1), np.minimum(order, 40).astype(np.int64)) * page_size
+    left = int(sizes[why == CODES["idle"]].sum())
+    # What is reported again and again leaves some blocks behind: much is something else.
+    if left < _LEAST_UNREPORTED or left < _UNREPORTED_SHARE * int(sizes.sum()):
+        return []
+    return [
+        Finding(
+            "unreported",
+            Severity.WARNING,
+            f"{_mib(left)} of {_mib(int(sizes.sum()))} free could be reported to the hypervisor, but its "
+            f"worker is idle and will not come back to them before something is freed: a report failed. "
+            f"(Told from {_mib(_LEAST_UNREPORTED)} and {_UNREPORTED_SHARE:.0%} of what is free.)",
+            BLOCKS.name,
+            "why == 'idle'",
         )
     ]
 

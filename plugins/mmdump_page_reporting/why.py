@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mmdump.kernel.freelists import FreeLists
     from mmdump.kernel.zonestate import ZoneState
 
-__all__ = ["BELOW_ORDER", "REASONS", "REPORTED", "Reason", "reasons"]
+__all__ = ["BELOW_ORDER", "CODES", "REASONS", "REPORTED", "Reason", "reasons"]
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,10 @@ REASONS = (
     ),
     Reason("unknown_state", "for an unknown reason", "the state of the worker could not be read"),
 )
-_CODES = {reason.name: code for code, reason in enumerate(REASONS)}
-REPORTED = _CODES["reported"]
-BELOW_ORDER = _CODES["below_order"]
+#: Codes by name.
+CODES = {reason.name: code for code, reason in enumerate(REASONS)}
+REPORTED = CODES["reported"]
+BELOW_ORDER = CODES["below_order"]
 
 
 def reasons(lists: FreeLists, zones: Sequence[ZoneState | None], reporting: Reporting, isolate: int) -> U8:
@@ -67,17 +68,17 @@ def reasons(lists: FreeLists, zones: Sequence[ZoneState | None], reporting: Repo
     state = reporting.state or "unknown_state"
     if reporting.registered is None:
         state = "unknown_state"
-    why = np.full(len(lists.pfn), _CODES[state], np.uint8)
+    why = np.full(len(lists.pfn), CODES[state], np.uint8)
     low = np.array([zone is not None and low_on_memory(zone, reporting) for zone in zones] + [False], bool)
-    why[low[lists.zone]] = _CODES["watermark"]
+    why[low[lists.zone]] = CODES["watermark"]
     kind = lists.list % max(lists.heads.migratetypes, 1)
     # What is on no list that can be found is judged by its pageblock.
-    why[np.where(lists.list >= 0, kind, lists.migratetype) == isolate] = _CODES["isolated"]
+    why[np.where(lists.list >= 0, kind, lists.migratetype) == isolate] = CODES["isolated"]
     if reporting.order is None:
-        why[:] = _CODES["unknown_order"]
+        why[:] = CODES["unknown_order"]
     else:
         why[lists.order < reporting.order] = BELOW_ORDER
     if reporting.registered is False:
-        why[:] = _CODES["no_device"]
+        why[:] = CODES["no_device"]
     why[lists.reported] = REPORTED
     return why

@@ -1,4 +1,4 @@
-"""The page array itself: its invariants, and its rows as they are."""
+"""The page array itself: its invariants, its rows as they are, and a map of memory."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from mmdump.checks import Check
 from mmdump.pagenotes import PageNotes
 from mmdump_pages import checks_folio, checks_free, checks_zone
 from mmdump_pages.analysis import Pages
+from mmdump_pages.memory_map import MemoryMap
 from mmdump_pages.notes import use_notes
 
-__all__ = ["Pages"]
+__all__ = ["MemoryMap", "Pages"]
 
 
 @hookimpl
 def mmdump_analyses() -> list[type[Analysis]]:
-    """``mmdump pages``."""
-    return [Pages]
+    """``mmdump pages`` and ``mmdump map``."""
+    return [MemoryMap, Pages]
 
 
 @hookimpl

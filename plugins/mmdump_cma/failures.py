@@ -1,0 +1,103 @@
+"""What the kernel's log says of allocations that failed: ``cma_alloc()`` of mm/cma.c."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from drgn import FaultError
+
+from mmdump.errors import MmdumpError
+from mmdump.kernel.arrays import printable
+from mmdump.kernel.log import read_log
+from mmdump.result import Finding, Severity
+from mmdump_page_pinner.cma import mib
+
+if TYPE_CHECKING:
+    from mmdump.kernel import Kernel
+
+__all__ = ["Failure", "failure_findings", "failures_in", "read_failures"]
+
+#: "%s: %s: alloc failed, req-size: %lu pages, ret: %d": the area is named since 5.13 (%zu before 6.2).
+_FAILED = re.compile(
+    rb"cma: (?:__)?cma_alloc: (?:(?P<area>.{1,63}): )?alloc failed, req-size: (?P<pages>\d{1,12}) pages, "
+    rb"ret: (?P<ret>-?\d{1,4})"
+)
+#: Failures told apart; a driver may try again for hours.
+_MOST = 1 << 10
+_WHY = {
+    errno.EBUSY: "pages in the way could not be migrated",
+    errno.ENOMEM: "no run of that length is unallocated",
+    errno.EINTR: "a signal came",
+}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Allocations that failed in the same way.
+
+    :param area: Name of the area; None where the kernel does not say.
+    :param pages: What was asked for.
+    :param error: The errno, positive.
+    :param nsec: When the last of them failed.
+    :param times: How often.
+    """
+
+    area: str | None
+    pages: int
+    error: int
+    nsec: int
+    times: int
+
+
+def failures_in(messages: Iterator[tuple[int, bytes]]) -> list[Failure]:
+    """The failures in a log, the newest first.
+
+    :param messages: Nanoseconds and text, newest first.
+    """
+    found: dict[tuple[str | None, int, int], Failure] = {}
+    for nsec, text in messages:
+        match = _FAILED.search(text)
+        if match is None:
+            continue
+        area = None if match["area"] is None else printable(match["area"])
+        key = area, int(match["pages"]), abs(int(match["ret"]))
+        known = found.get(key)
+        if known is None and len(found) < _MOST:
+            found[key] = Failure(*key, nsec, 1)
+        elif known is not None:
+            found[key] = Failure(*key, known.nsec, known.times + 1)
+    return list(found.values())
+
+
+def read_failures(kernel: Kernel) -> list[Failure]:
+    """The failures in the kernel's log; none where it cannot be read."""
+    try:
+        return failures_in(iter(read_log(kernel.target)))
+    except (FaultError, MmdumpError, LookupError, AttributeError, TypeError, ValueError, OverflowError):
+        return []
+
+
+def failure_findings(failures: list[Failure], page_size: int) -> list[Finding]:
+    """A finding for each area of which an allocation failed: the last that did."""
+    told: dict[str | None, Finding] = {}
+    for each in failures:
+        if each.area in told:
+            continue
+        times = sum(other.times for other in failures if other.area == each.area)
+        name = errno.errorcode.get(each.error, str(each.error))
+        reason = f": {_WHY[each.error]}" if each.error in _WHY else ""
+        before = f" (and {times - 1} before)" if times > 1 else ""
+        area = "" if each.area is None else f" {each.area}"
+        told[each.area] = Finding(
+            "cma-failed",
+            Severity.PROBLEM,
+            f"CMA{area}: an allocation of {each.pages:,} pages ({mib(each.pages * page_size)} MiB) failed "
+            f"with {name}{reason}; {each.nsec / 10**9:.6f} s after boot{before}, by the kernel's log.",
+            "areas",
+            None if each.area is None else f"area = '{each.area.replace(chr(39), chr(39) * 2)}'",
+        )
+    return list(told.values())
