@@ -61,7 +61,9 @@ def find_pipes(case: Case) -> Iterator[Holder]:
         yield from _guarded(case, pipe, who, f"pipe:[{inodes[pipe]}]")
     for task in case.tasks.rows:
         if task.splice_pipe and task.splice_pipe not in owners:
-            yield from _guarded(case, task.splice_pipe, [Owner(task.pid, task.comm)], "its own, for sendfile()")
+            yield from _guarded(
+                case, task.splice_pipe, [Owner(task.pid, task.comm)], "its own, for sendfile()"
+            )
 
 
 def _guarded(case: Case, pipe: int, owners: list[Owner], name: str) -> list[Holder]:
@@ -126,7 +128,12 @@ def find_lost_pipes(case: Case) -> Iterator[Holder]:
     step = case.prog.type("struct pipe_buffer").size or 40
     bufs = offsetof(case.prog.type("struct pipe_inode_info"), "bufs")
     for hit in case.hits:
-        if hit.form != "page" or hit.tag or hit.place.kind != "slab" or (hit.address - hit.place.start) % step:
+        if (
+            hit.form != "page"
+            or hit.tag
+            or hit.place.kind != "slab"
+            or (hit.address - hit.place.start) % step
+        ):
             continue
         if not _is_buffer(case, hit):
             continue
@@ -137,7 +144,9 @@ def find_lost_pipes(case: Case) -> Iterator[Holder]:
                     found = True
                     yield holder
         if not found:
-            yield Holder(hit, "pipe", State.POSSIBLE, "a buffer of a pipe that was not found", counted=Counted.NONE)
+            yield Holder(
+                hit, "pipe", State.POSSIBLE, "a buffer of a pipe that was not found", counted=Counted.NONE
+            )
 
 
 def _is_buffer(case: Case, hit: Hit) -> bool:

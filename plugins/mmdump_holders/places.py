@@ -85,11 +85,15 @@ class Places:
             return Place("per-CPU", f"dynamic, of CPU {chunk[0]}", state=State.POSSIBLE, why="in use")
         mapping = int(pages.mapping[head])
         if mapping or pages.has_flag("PG_lru", at=np.array([head]))[0]:
-            return Place("user", "anonymous memory" if mapping & 1 else "page cache", why="data of a process or file")
+            return Place(
+                "user", "anonymous memory" if mapping & 1 else "page cache", why="data of a process or file"
+            )
         shift = self.kernel.target.page_shift
         start = self.direct((pages.start + head) << shift)
         size = (1 << shift) << int(pages.folio_order[head])
-        return Place("pages", "", start, size, State.POSSIBLE, "allocated", stack_id=self._stack_id(pages, row))
+        return Place(
+            "pages", "", start, size, State.POSSIBLE, "allocated", stack_id=self._stack_id(pages, row)
+        )
 
     @cached_property
     def _owners(self) -> Owners | None:

@@ -106,7 +106,11 @@ def _own_pages(case: Case, ring: Object, owners: Sequence[Owner]) -> Iterator[Ho
     """Rings that lie in memory of the user (IORING_SETUP_NO_MMAP, 6.5), and those the kernel allocated."""
     struct = ring.type_.type
     places: list[tuple[str, Object, int, bool]] = []
-    for name, what in (("ring", "the rings"), ("sqe", "the submission queue"), ("sq", "the submission queue")):
+    for name, what in (
+        ("ring", "the rings"),
+        ("sqe", "the submission queue"),
+        ("sq", "the submission queue"),
+    ):
         if has_member(struct, f"{name}_pages") and has_member(struct, f"n_{name}_pages"):
             count = int(ring.member_(f"n_{name}_pages").value_())
             places.append((what, ring.member_(f"{name}_pages"), count, True))

@@ -1,8 +1,8 @@
 """One pass over memory for numbers within some ranges, all at once.
 
-What is sought are addresses: of ``struct page``, of the memory behind it, of any structure. Nearly all words of
-memory lie outside of everything sought, so that one comparison of each word with the whole span settles it; what
-a hundred pages cost more than one are the few words within the span.
+What is sought are addresses: of ``struct page``, of the memory behind it, of any structure. Nearly all words
+of memory lie outside of everything sought, so that one comparison of each word with the whole span settles it;
+what a hundred pages cost more than one are the few words within the span.
 """
 
 from __future__ import annotations
@@ -44,12 +44,14 @@ class Span:
     :param start: The least of each range, ascending and disjoint, uint64.
     :param end: One past the greatest of each, uint64.
     :param mask: What is taken of each word before it is compared.
+    :param keep: Given words that are sought and the words behind them, says which are worth keeping.
     """
 
     name: str
     start: U64
     end: U64
     mask: int = (1 << 64) - 1
+    keep: Callable[[U64, U64], Bools] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,13 @@ class Found:
 
     :param physical: Where, physical addresses, int64.
     :param value: What stands there, uint64.
+    :param following: What stands behind it, in the same page, uint64.
     :param index: In which of the span's ranges it lies, int64.
     """
 
     physical: I64
     value: U64
+    following: U64
     index: I64
 
 
@@ -88,8 +92,8 @@ class Searched:
 class _Filter:
     """A span as the pass needs it.
 
-    A word that lies within the whole is looked up in a table of equal parts, and what lies in a part that holds
-    something is compared with the ranges. That is so for all words, or, with many parts, for hardly any.
+    A word that lies within the whole is looked up in a table of equal parts of it, and only what lies in a part
+    where anything is sought is compared with the ranges.
     """
 
     span: Span
@@ -97,7 +101,7 @@ class _Filter:
     width: np.uint64
     shift: np.uint64
     table: Bools
-    hits: list[tuple[I64, U64, I64]] = field(default_factory=list)
+    hits: list[tuple[I64, U64, U64, I64]] = field(default_factory=list)
 
     @classmethod
     def of(cls, span: Span) -> _Filter:
@@ -111,8 +115,8 @@ class _Filter:
         table = np.cumsum(edges[:-1]) > 0
         return cls(span, np.uint64(low), np.uint64(last - low), np.uint64(shift), table)
 
-    def look(self, words: U64, scratch: U64, test: Bools) -> tuple[I64, U64, I64]:
-        """Positions, values and range numbers of the words that are sought."""
+    def look(self, words: U64, scratch: U64, test: Bools) -> tuple[I64, U64, U64, I64]:
+        """Positions, values, following words and range numbers of the words that are sought."""
         scratch, test = scratch[: len(words)], test[: len(words)]
         masked = words
         if self.span.mask != (1 << 64) - 1:
@@ -123,12 +127,16 @@ class _Filter:
         if len(at):
             at = at[self.table[(scratch[at] >> self.shift).astype(np.int64)]]
         if not len(at):
-            return at, words[at], at
+            return at, words[at], words[at], at
         value = scratch[at] + self.low
         index = np.searchsorted(self.span.start, value, "right") - 1
         good = value < self.span.end[index]
-        at = at[good]
-        return at, words[at], index[good]
+        at, index = at[good], index[good]
+        value, following = words[at], words[np.minimum(at + 1, len(words) - 1)]
+        if self.span.keep is not None:
+            good = self.span.keep(value, following)
+            return at[good], value[good], following[good], index[good]
+        return at, value, following, index
 
 
 def search(
@@ -159,7 +167,7 @@ def search(
         result.read += int(block.wanted.sum()) - lost
         words: Any = chunk.data.view(word)
         for each in filters:
-            at, value, index = each.look(words, scratch, test)
+            at, value, following, index = each.look(words, scratch, test)
             if not len(at):
                 continue
             page = at // (page_size // 8)
@@ -168,18 +176,23 @@ def search(
                 result.dropped += int(good.sum())
                 continue
             kept += int(good.sum())
-            each.hits.append(((at[good] * 8) + (block.start << shift), value[good], index[good]))
+            where = (at[good] * 8) + (block.start << shift)
+            each.hits.append((where, value[good], following[good], index[good]))
         done += int(block.wanted.sum())
         if progress is not None:
             progress(done, result.wanted)
     for each in filters:
-        physical, value, index = (np.concatenate(parts) for parts in zip(*each.hits, strict=True)) if each.hits else (
-            np.empty(0, np.int64),
-            np.empty(0, np.uint64),
-            np.empty(0, np.int64),
-        )
-        result.found[each.span.name] = Found(physical, value.astype(np.uint64), index)
+        result.found[each.span.name] = _joined(each.hits)
     return result
+
+
+def _joined(hits: list[tuple[I64, U64, U64, I64]]) -> Found:
+    if not hits:
+        none = np.empty(0, np.int64)
+        return Found(none, none.astype(np.uint64), none.astype(np.uint64), none)
+    physical, value, following, index = (np.concatenate(parts) for parts in zip(*hits, strict=True))
+    # In the machine's own byte order.
+    return Found(physical, value.astype(np.uint64), following.astype(np.uint64), index)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numpy as np
 from drgn import FaultError, Object
 
 from mmdump.holders import Place, State

@@ -23,7 +23,11 @@ HOLDERS = Schema(
     "holders",
     (
         Column("pfn", Kind.PFN, "the first page of the folio"),
-        Column("state", Kind.TEXT, "live: it holds the page; possible: in use, and nobody knows; stale: left behind"),
+        Column(
+            "state",
+            Kind.TEXT,
+            "live; possible: in use, and nobody knows for what; stale: left behind",
+        ),
         Column("kind", Kind.TEXT, "what sort of holder it is, or of memory"),
         Column("held_by", Kind.TEXT, "the processes that have it"),
         Column("what", Kind.TEXT, "which part of it"),
@@ -43,7 +47,12 @@ HOLDERS = Schema(
         Column("form", Kind.TEXT, "page (its struct page), direct (its memory), phys or pfn", in_text=False),
         Column("value", Kind.ADDRESS, "what stands there", in_text=False),
         Column("physical", Kind.ADDRESS, "the physical address of the place", in_text=False),
-        Column("stack_id", Kind.ID, "call chain that allocated the place, where nothing else is known of it", in_text=False),
+        Column(
+            "stack_id",
+            Kind.ID,
+            "call chain that allocated the place",
+            in_text=False,
+        ),
     ),
     "Holders",
 )
@@ -91,7 +100,8 @@ def report(kernel: Kernel, sought: pl.DataFrame, answer: Answer, own: Own) -> Re
     searched = answer.searched
     if searched.missing:
         found.notes.append(
-            f"{searched.missing} of {searched.wanted} pages of kernel memory are not in the dump: what they hold is unknown."
+            f"{searched.missing} of {searched.wanted} pages of kernel memory are not in the dump: "
+            "what they hold is unknown."
         )
     if not own.complete:
         found.notes.append("Where the page array lies is not fully known: some of it was searched too.")
