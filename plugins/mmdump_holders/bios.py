@@ -59,7 +59,7 @@ def _bios(case: Case, hit: Hit, struct: Type) -> Iterator[int]:
         near = (words >= np.uint64(low)) & (words <= np.uint64(hit.address))
         for at in np.flatnonzero(near).tolist():
             bio = place.start + 8 * at - member
-            if bio >= place.start and (hit.address - int(words[at])) % step == 0:
+            if bio >= place.start:
                 yield bio
     if place.kind != "slab" or hit.form == "span" and not _array_like(hit, step):
         return
@@ -122,8 +122,14 @@ def _holder(case: Case, hit: Hit, bio: Object | None) -> Holder | None:
     index, inside = divmod(hit.address - start, step)
     vectors = int(bio.bi_vcnt.value_())
     # A clone has none of its own; its original has.
-    if inside or not 0 <= index < vectors:
+    if not vectors or not 0 <= index < max(int(bio.bi_max_vecs.value_()), vectors):
         return None
+    if inside or index >= vectors:
+        if hit.form == "span":
+            return None
+        # Where its vectors will be, the pages that they are made of are gathered first.
+        what = f"left over behind its {vectors} vectors"
+        return Holder(hit, "bio", State.STALE, what, _device(bio), bio.address_ or 0)
     vector = Object(case.prog, "struct bio_vec *", hit.address)
     shift = case.kernel.target.page_shift
     offset, length = int(vector.bv_offset.value_()), int(vector.bv_len.value_())
@@ -181,7 +187,9 @@ def _submitters(case: Case, bio: Object, done: str) -> Sequence[Owner]:
     elif done == "iomap_dio_bio_end_io":
         control = Object(case.prog, "struct iomap_dio *", private)
     elif done.startswith("dio_bio_end"):
-        control = Object(case.prog, case.prog.pointer_type(case.prog.type("struct dio", "fs/direct-io.c")), private)
+        control = Object(
+            case.prog, case.prog.pointer_type(case.prog.type("struct dio", "fs/direct-io.c")), private
+        )
     if control is None or not control:
         return []
     first = control.iocb.value_()

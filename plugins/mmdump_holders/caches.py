@@ -106,4 +106,6 @@ def find_batches(case: Case) -> Iterator[Holder]:
         inside = bool(batches.references(np.array([hit.folio]))[0])
         state = State.LIVE if inside else State.STALE
         what = "on its way to or from a list" if inside else "behind the end"
-        yield Holder(hit, "folio batch", state, what, hit.place.name, hit.place.start, (), int(inside), Counted.BATCH)
+        yield Holder(
+            hit, "folio batch", state, what, hit.place.name, hit.place.start, (), int(inside), Counted.BATCH
+        )

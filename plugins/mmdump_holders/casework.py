@@ -149,7 +149,9 @@ class _Pages:
     def reach(self, following: U64) -> I64:
         """How many pages the length and offset behind a page's address span; 1 where there are none."""
         extent = (following & np.uint64(0xFFFFFFFF)) + (following >> np.uint64(32))
-        pages = np.minimum((extent + np.uint64((1 << self.page_shift) - 1)) >> np.uint64(self.page_shift), _REACH)
+        pages = np.minimum(
+            (extent + np.uint64((1 << self.page_shift) - 1)) >> np.uint64(self.page_shift), _REACH
+        )
         garbage = extent > np.uint64(_REACH << self.page_shift)
         return np.where(garbage, 1, np.maximum(pages.astype(np.int64), 1))
 
@@ -167,9 +169,7 @@ class _Pages:
 def _hits(places: Places, head: I64, pages: I64, searched: Searched) -> tuple[list[Hit], int]:
     """The hits with the places they lie in, and how many were left out."""
     kernel = places.kernel
-    sought = _Pages(
-        head, pages, kernel.memmap.vmemmap, kernel.memmap.page_size, kernel.target.page_shift
-    )
+    sought = _Pages(head, pages, kernel.memmap.vmemmap, kernel.memmap.page_size, kernel.target.page_shift)
     hits: list[Hit] = []
     left = 0
     for form, found in searched.found.items():
@@ -183,7 +183,9 @@ def _hits(places: Places, head: I64, pages: I64, searched: Searched) -> tuple[li
     return hits, left
 
 
-def _leads(places: Places, sought: _Pages, form: str, found: Found) -> Iterator[tuple[int, int, int, int, str]]:
+def _leads(
+    places: Places, sought: _Pages, form: str, found: Found
+) -> Iterator[tuple[int, int, int, int, str]]:
     """Where words lead: (index of the word, row of the folio, PFN, tag, form), a span to each of its folios."""
     value, shift = found.value, np.uint64(sought.page_shift)
     tag, reach = np.zeros(len(value), np.int64), np.ones(len(value), np.int64)

@@ -66,7 +66,9 @@ def find_sockets(case: Case) -> Iterator[Holder]:
 
 
 def _known(prog: Program) -> bool:
-    return find_type(prog, "struct skb_shared_info") is not None and find_type(prog, "struct sock") is not None
+    return (
+        find_type(prog, "struct skb_shared_info") is not None and find_type(prog, "struct sock") is not None
+    )
 
 
 def _kept(case: Case, sock: Object, name: str, owners: Sequence[Owner]) -> Iterator[Holder]:
@@ -173,7 +175,9 @@ def _in_shared(case: Case, buffer: Object, shared: Object, queue: _Queue, which:
         if inside or hit.tag:
             continue
         if index >= count:
-            yield Holder(hit, "socket", State.STALE, f"{queue.where}, {which}, a fragment not in use", queue.name)
+            yield Holder(
+                hit, "socket", State.STALE, f"{queue.where}, {which}, a fragment not in use", queue.name
+            )
             continue
         own = not (flags & _MANAGED) and not pooled
         yield Holder(
@@ -204,11 +208,21 @@ def find_lost_buffers(case: Case) -> Iterator[Holder]:
         for at, _value in case.pointers(hit.place.start):
             try:
                 buffer = Object(case.prog, "struct sk_buff *", at - head)
+                # skbuff_head_cache, skbuff_fclone_cache.
+                place = case.place(at - head)
+                if (
+                    place is None
+                    or not place.name.startswith("skbuff_")
+                    or not buffer.users.refs.counter.value_()
+                ):
+                    continue
                 shared = _shared(buffer)
                 if not 0 <= hit.address - shared.value_() - fragments < 1 << 10:
                     continue
                 queue = _of_buffer(case, buffer)
-                found = [each for each in _in_shared(case, buffer, shared, queue, "a buffer") if each.hit is hit]
+                found = [
+                    each for each in _in_shared(case, buffer, shared, queue, "a buffer") if each.hit is hit
+                ]
             except (FaultError, LookupError, AttributeError):
                 continue
             if found:
@@ -246,7 +260,10 @@ def _name(sock: Object) -> str:
         return f"{kind} {_unix_path(sock)}".rstrip()
     if family not in (_AF_INET, _AF_INET6):
         return kind
-    own, other = int(common.skc_num.value_()), int.from_bytes(int(common.skc_dport.value_()).to_bytes(2, "little"), "big")
+    own, other = (
+        int(common.skc_num.value_()),
+        int.from_bytes(int(common.skc_dport.value_()).to_bytes(2, "little"), "big"),
+    )
     if family == _AF_INET:
         # In the order of the wire.
         here, there = (

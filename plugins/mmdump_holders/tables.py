@@ -169,7 +169,7 @@ def _summary(holders: Sequence[Holder], balance: pl.DataFrame) -> str:
             who = held_by(holder) or holder.name or "nobody with a name"
             by.setdefault(f"{holder.kind} of {who}", set()).add(holder.hit.folio)
     total = len(balance)
-    folios = f"{total} folio{'s' if total != 1 else ''}"
+    folios = _folios(total)
     if not by:
         return f"{folios} searched for: no holder was found besides what each page's own counts explain."
     parts = [
@@ -181,17 +181,20 @@ def _summary(holders: Sequence[Holder], balance: pl.DataFrame) -> str:
     return f"{folios}: {', '.join(parts)}"
 
 
+def _folios(count: int) -> str:
+    return f"{count} folio{'s' if count != 1 else ''}"
+
+
 def _findings(balance: pl.DataFrame) -> list[Finding]:
     findings = []
     missing = balance.filter(pl.col("missing") > 0)
     if len(missing):
-        references = int(missing["missing"].sum())
         findings.append(
             Finding(
                 "holder-missing",
                 Severity.WARNING,
-                f"{references} references to {len(missing)} folios have no known holder; "
-                "what is possible among the holders may be it.",
+                f"{_folios(len(missing))} {'have' if len(missing) > 1 else 'has'} references whose holder was "
+                "not found; what is possible among the holders may be it.",
                 "balance",
                 "missing > 0",
             )
@@ -202,7 +205,8 @@ def _findings(balance: pl.DataFrame) -> list[Finding]:
             Finding(
                 "holder-surplus",
                 Severity.PROBLEM,
-                f"{len(surplus)} folios have fewer references than what holds them should have: "
+                f"{_folios(len(surplus))} {'have' if len(surplus) > 1 else 'has'} fewer references than what "
+                "holds them should have: "
                 "a reference was dropped too often, or memory moved while it was read.",
                 "balance",
                 "surplus > 0",
