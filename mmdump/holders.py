@@ -97,9 +97,9 @@ class Hit:
     :param folio: PFN of the head of the folio that it leads to.
     :param folio_pages: Pages of the folio.
     :param pfn: The page that it leads to: the head, or a tail; with form span a page before the folio.
-    :param form: page (the address of a ``struct page``), direct (of its memory), phys or pfn; span: the address
-        of another page before it, followed by a length that reaches into the folio, as in a ``struct bio_vec``
-        over pages that lie side by side by chance. Most such are something else.
+    :param form: page (the address of a ``struct page``), direct (of its memory), phys or pfn; span: the
+        address of another page before it, followed by a length that reaches into the folio, as in a
+        ``struct bio_vec`` over pages that lie side by side by chance. Most such are something else.
     :param value: What stands there.
     :param tag: The low bits of it that are no part of the address.
     :param physical: Where it stands, physical address.

@@ -18,7 +18,7 @@ _MAX_PAGES = 1 << 16
 
 
 def find_vmalloc(case: Case) -> Iterator[Holder]:
-    """The pages of vmalloc areas: kernel stacks, modules, tables. Each has one reference, its allocation's."""
+    """Pages of vmalloc areas: kernel stacks, modules, tables. Each has one reference, its allocation's."""
     if not case.hits:
         return
     areas = Areas(case.kernel)

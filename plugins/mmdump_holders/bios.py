@@ -61,16 +61,11 @@ def _bios(case: Case, hit: Hit, struct: Type) -> Iterator[int]:
             bio = place.start + 8 * at - member
             if bio >= place.start:
                 yield bio
-    if place.kind != "slab" or hit.form == "span" and not _array_like(hit, step):
-        return
-    if place.start and (hit.address - place.start) % step == 0 and not place.name.startswith("bio-"):
+    # Arrays of vectors have caches of their own, or are of some size.
+    array = place.kind == "slab" and place.name.startswith(("biovec-", "kmalloc-"))
+    if array and place.start and (hit.address - place.start) % step == 0:
         for at, _value in case.pointers(place.start):
             yield at - member
-
-
-def _array_like(hit: Hit, step: int) -> bool:
-    """Whether it is worth a search: arrays of vectors have caches of their own, or are some size's."""
-    return hit.place.name.startswith(("biovec-", "kmalloc-")) and (hit.address - hit.place.start) % step == 0
 
 
 def _words(case: Case, start: int, size: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
@@ -83,7 +78,7 @@ def _checked(case: Case, address: int) -> Object | None:
     bio = Object(case.prog, "struct bio", address=address)
     vectors, most = int(bio.bi_vcnt.value_()), int(bio.bi_max_vecs.value_())
     count = int(bio.member_("__bi_cnt").counter.value_())
-    if vectors > _MAX_VECTORS or vectors > max(most, 1) and most or not 0 < count < 1 << 16:
+    if vectors > _MAX_VECTORS or (most and vectors > most) or not 0 < count < 1 << 16:
         return None
     # A bio in a pool, or in a CPU's cache, has no device.
     return bio if _device(bio) else None

@@ -67,7 +67,8 @@ def _file(mapping: Object) -> str:
     if not inode:
         return ""
     block = inode.i_sb
-    text = f"inode {inode.i_ino.value_()} of {c_string(block.s_type.name)} {printable(block.s_id.string_()[:32])}"
+    where = f"{c_string(block.s_type.name)} {printable(block.s_id.string_()[:32])}"
+    text = f"inode {inode.i_ino.value_()} of {where}"
     link = inode.i_dentry.first.read_()
     if not link:
         return text

@@ -1,4 +1,4 @@
-"""From folios to their holders: search, identify, recognise, and search again where recognisers ask for it."""
+"""From folios to their holders: search, identify, recognise, and search again where that is asked for."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def _hits(places: Places, head: I64, pages: I64, searched: Searched) -> tuple[li
 def _leads(
     places: Places, sought: _Pages, form: str, found: Found
 ) -> Iterator[tuple[int, int, int, int, str]]:
-    """Where words lead: (index of the word, row of the folio, PFN, tag, form), a span to each of its folios."""
+    """Where words lead: (index of the word, row of the folio, PFN, tag, form); spans to each folio."""
     value, shift = found.value, np.uint64(sought.page_shift)
     tag, reach = np.zeros(len(value), np.int64), np.ones(len(value), np.int64)
     if form == "page":

@@ -1,4 +1,4 @@
-"""What a physical address belongs to: an object of a slab, a stack, a vmalloc area, a variable of the kernel."""
+"""What a physical address belongs to: an object of a slab, a stack, a vmalloc area, a variable."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from mmdump.holders import Place, State
 from mmdump.kernel.arrays import printable
+from mmdump.kernel.layout import find_object
 from mmdump_holders.areas import Areas, PerCpu
 from mmdump_holders.slabs import Slabs
 from mmdump_holders.stacks import Stacks
@@ -100,11 +101,11 @@ class Places:
         return read_owners(self.kernel)
 
     def _freed(self, pages: PageRange, row: int) -> bool:
-        """Whether a page without references is free, such as one on a per-CPU list: by page_owner's record."""
+        """Whether a page without references is free, as on a per-CPU list: by page_owner's record."""
         owners = self._owners
         if owners is None or pages.ext is None:
-            # Frozen pages have no references either (6.15).
-            return True
+            # Frozen pages have no references either (6.14).
+            return find_object(self.kernel.target.prog, "free_frozen_pages") is None
         return not bool(owners.recorded(pages)[row])
 
     def _stack_id(self, pages: PageRange, row: int) -> int | None:

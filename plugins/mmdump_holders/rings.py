@@ -52,13 +52,14 @@ def _buffers(case: Case, ring: Object, owners: Sequence[Owner]) -> Iterator[Hold
             if inside:
                 continue
             length = Object(case.prog, "struct bio_vec *", hit.address).bv_len.value_()
-            what = f"buffer {number} of {count}, vector {vector} of {vectors}, {length} bytes"
+            where = "" if lent else f" (user address {first:#x})"
+            what = f"buffer {number} of {count}{where}, vector {vector} of {vectors}, {length} bytes"
             yield Holder(
                 hit,
                 "io_uring",
                 State.LIVE,
                 what,
-                "" if lent else f"user address {first:#x}",
+                "lent by the kernel" if lent else "",
                 ring.value_(),
                 owners,
                 references=0 if lent else 1,

@@ -1,8 +1,8 @@
 """One pass over memory for numbers within some ranges, all at once.
 
 What is sought are addresses: of ``struct page``, of the memory behind it, of any structure. Nearly all words
-of memory lie outside of everything sought, so that one comparison of each word with the whole span settles it;
-what a hundred pages cost more than one are the few words within the span.
+of memory lie outside of everything sought, so that comparing each word with the whole span settles it; what a
+hundred pages cost more than one are the few words within the span.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ class Searched:
 class _Filter:
     """A span as the pass needs it.
 
-    A word that lies within the whole is looked up in a table of equal parts of it, and only what lies in a part
-    where anything is sought is compared with the ranges.
+    A word that lies within the whole is looked up in a table of equal parts of it, and only what lies in a
+    part where anything is sought is compared with the ranges.
     """
 
     span: Span

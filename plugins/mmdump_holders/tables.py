@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mmdump_holders.casework import Answer
     from mmdump_holders.ranges import Own
 
-__all__ = ["HOLDERS", "Report", "held_by", "report"]
+__all__ = ["HELD_BY", "HOLDERS", "Report", "held_by", "report"]
 
 HOLDERS = Schema(
     "holders",
@@ -57,6 +57,19 @@ HOLDERS = Schema(
     "Holders",
 )
 
+HELD_BY = Schema(
+    "held_by",
+    (
+        Column("kind", Kind.TEXT, "what sort of holder it is"),
+        Column("held_by", Kind.TEXT, "the processes that have it"),
+        Column("name", Kind.TEXT, "its name, where it has one"),
+        Column("folios", Kind.COUNT, "folios that it holds"),
+        Column("references", Kind.COUNT, "references (or pins) to them that go with it"),
+        Column("first_pfn", Kind.PFN, "the first of the folios"),
+    ),
+    "Held by",
+)
+
 _TYPES: Mapping[Kind, Any] = {
     Kind.TEXT: pl.String(),
     Kind.PFN: pl.Int64(),
@@ -73,7 +86,7 @@ _NAMED = 4
 class Report:
     """Holders of some folios, ready for a result.
 
-    :ivar tables: holders, balance and stacks, by name.
+    :ivar tables: held_by, holders, balance and stacks, by name.
     :ivar summary: The answer in one sentence.
     """
 
@@ -94,7 +107,8 @@ def report(kernel: Kernel, sought: pl.DataFrame, answer: Answer, own: Own) -> Re
     table = Table(HOLDERS, pl.DataFrame([_row(each) for each in holders], schema=_schema(), orient="row"))
     balance = balance_table(sought, holders)
     stacks, notes = stack_table(kernel, table.frame["stack_id"].drop_nulls().unique().to_list())
-    found = Report({"holders": table, "balance": balance, "stacks": stacks}, _summary(holders, balance.frame))
+    tables = {"held_by": _held_by_table(table.frame), "holders": table, "balance": balance, "stacks": stacks}
+    found = Report(tables, _summary(holders, balance.frame))
     found.findings = _findings(balance.frame)
     found.notes += notes
     searched = answer.searched
@@ -110,6 +124,21 @@ def report(kernel: Kernel, sought: pl.DataFrame, answer: Answer, own: Own) -> Re
         if not complete:
             found.incomplete.append(f"not all {what} could be read: holders may lack their names")
     return found
+
+
+def _held_by_table(holders: pl.DataFrame) -> Table:
+    """Live holders that have references, each once."""
+    frame = (
+        holders.filter((pl.col("state") == "live") & (pl.col("references") > 0))
+        .group_by("kind", "held_by", "name")
+        .agg(
+            pl.col("pfn").n_unique().cast(pl.Int64).alias("folios"),
+            pl.col("references").sum(),
+            pl.col("pfn").min().alias("first_pfn"),
+        )
+        .sort(["folios", "first_pfn"], descending=[True, False])
+    )
+    return Table(HELD_BY, frame.select(HELD_BY.names))
 
 
 def _schema() -> dict[str, Any]:
@@ -185,6 +214,10 @@ def _folios(count: int) -> str:
     return f"{count} folio{'s' if count != 1 else ''}"
 
 
+def _have(count: int) -> str:
+    return "have" if count != 1 else "has"
+
+
 def _findings(balance: pl.DataFrame) -> list[Finding]:
     findings = []
     missing = balance.filter(pl.col("missing") > 0)
@@ -193,8 +226,8 @@ def _findings(balance: pl.DataFrame) -> list[Finding]:
             Finding(
                 "holder-missing",
                 Severity.WARNING,
-                f"{_folios(len(missing))} {'have' if len(missing) > 1 else 'has'} references whose holder was "
-                "not found; what is possible among the holders may be it.",
+                f"{_folios(len(missing))} {_have(len(missing))} references whose holder was not found; "
+                "what is possible among the holders may be it.",
                 "balance",
                 "missing > 0",
             )
@@ -205,7 +238,7 @@ def _findings(balance: pl.DataFrame) -> list[Finding]:
             Finding(
                 "holder-surplus",
                 Severity.PROBLEM,
-                f"{_folios(len(surplus))} {'have' if len(surplus) > 1 else 'has'} fewer references than what "
+                f"{_folios(len(surplus))} {_have(len(surplus))} fewer references than what "
                 "holds them should have: "
                 "a reference was dropped too often, or memory moved while it was read.",
                 "balance",
