@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mmdump.kernel.files import OpenFile, OpenFiles
     from mmdump.kernel.tasks import Tasks
 
-__all__ = ["Answer", "Forms", "find_holders"]
+__all__ = ["Answer", "Forms", "find_holders", "spans_of"]
 
 #: A recogniser may ask for pointers to what it found, and for pointers to what points there.
 _ROUNDS = 4
@@ -85,7 +85,7 @@ def find_holders(
     :param pages: Pages of each, int64.
     :param runs: The memory to search; see :mod:`mmdump_holders.ranges`.
     """
-    spans = _spans(kernel, head, pages, forms or Forms())
+    spans = spans_of(kernel, head, pages, forms or Forms())
     searched = search(kernel, runs, spans, progress)
     case = _Case(kernel, Places(kernel))
     cut = []
@@ -107,7 +107,8 @@ def find_holders(
     return Answer(holders, searched, passes, failed, cut)
 
 
-def _spans(kernel: Kernel, head: I64, pages: I64, forms: Forms) -> list[Span]:
+def spans_of(kernel: Kernel, head: I64, pages: I64, forms: Forms) -> list[Span]:
+    """What is searched for to find folios, in all the forms that are wanted."""
     memmap, shift = kernel.memmap, np.uint64(kernel.target.page_shift)
     first, last = head.astype(np.uint64), (head + pages).astype(np.uint64)
     base, size = np.uint64(memmap.vmemmap), np.uint64(memmap.page_size)
