@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mmdump.errors import MmdumpError
 from mmdump.holders import Counted, Hit, Holder, Owner, Place, State
 from mmdump.kernel.arrays import I64, U64, Bools
 from mmdump_holders.places import Places
@@ -217,6 +218,9 @@ def _recognise(kernel: Kernel, case: _Case) -> tuple[list[Holder], list[str]]:
     for recogniser in _recognisers(kernel):
         try:
             found = [each for each in recogniser.find(case) if isinstance(each, Holder)]
+        except MmdumpError:
+            # This kernel has no tasks or files that can be read; the report says so.
+            continue
         except Exception as error:  # a dump may be damaged, or a kernel of another form, in any way
             failed.append(f"recogniser {recogniser.name} failed: {type(error).__name__}: {error}")
             continue

@@ -43,7 +43,7 @@ class _Ring:
 
 def find_pipes(case: Case) -> Iterator[Holder]:
     """Buffers of all pipes that a task has open, and of those that tasks keep for ``sendfile()``."""
-    if find_type(case.prog, "struct pipe_buffer") is None:
+    if not _known(case):
         return
     owners: dict[int, list[OpenFile]] = {}
     inodes: dict[int, int] = {}
@@ -64,6 +64,10 @@ def find_pipes(case: Case) -> Iterator[Holder]:
             yield from _guarded(
                 case, task.splice_pipe, [Owner(task.pid, task.comm)], "its own, for sendfile()"
             )
+
+
+def _known(case: Case) -> bool:
+    return all(find_type(case.prog, f"struct {name}") for name in ("pipe_buffer", "pipe_inode_info"))
 
 
 def _guarded(case: Case, pipe: int, owners: list[Owner], name: str) -> list[Holder]:
@@ -123,7 +127,7 @@ def find_lost_pipes(case: Case) -> Iterator[Holder]:
 
     A buffer is known by its operations; who points to the array that it is in may be a pipe.
     """
-    if find_type(case.prog, "struct pipe_buffer") is None:
+    if not _known(case):
         return
     step = case.prog.type("struct pipe_buffer").size or 40
     bufs = offsetof(case.prog.type("struct pipe_inode_info"), "bufs")

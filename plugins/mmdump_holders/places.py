@@ -41,6 +41,13 @@ class Places:
 
     def locate(self, physical: int) -> tuple[int, Place]:
         """The virtual address by which the kernel knows a physical one, and what lies there."""
+        try:
+            return self._locate(physical)
+        except Exception as error:  # whatever a damaged dump, or a kernel of another form, leads to
+            why = f"could not be made out: {type(error).__name__}: {error}"
+            return self.direct(physical), Place("unknown", why=why)
+
+    def _locate(self, physical: int) -> tuple[int, Place]:
         shift = self.kernel.target.page_shift
         pfn, inside = physical >> shift, physical & ((1 << shift) - 1)
         direct = self.direct(physical)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from drgn import FaultError
 
+from mmdump.errors import MmdumpError
 from mmdump.holders import Place, State
 from mmdump.kernel.arrays import printable
 
@@ -28,7 +29,10 @@ class Stacks:
 
     def place(self, address: int) -> Place | None:
         """What an address is to the task whose kernel stack it lies in; None where it lies in none."""
-        tasks = self._kernel.tasks
+        try:
+            tasks = self._kernel.tasks
+        except MmdumpError:
+            return None
         task = tasks.on_stack(address)
         if task is None:
             return None

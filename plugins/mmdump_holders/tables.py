@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from mmdump.errors import MmdumpError
 from mmdump.holders import Holder, State
 from mmdump.result import Column, Finding, Kind, Schema, Severity, Table
 from mmdump_holders.balance import balance_table
@@ -120,10 +121,21 @@ def report(kernel: Kernel, sought: pl.DataFrame, answer: Answer, own: Own) -> Re
     if not own.complete:
         found.notes.append("Where the page array lies is not fully known: some of it was searched too.")
     found.incomplete += [*answer.failed, *answer.cut]
-    for what, complete in (("tasks", kernel.tasks.complete), ("open files", kernel.open_files.complete)):
-        if not complete:
-            found.incomplete.append(f"not all {what} could be read: holders may lack their names")
+    found.incomplete += _unnamed(kernel)
     return found
+
+
+def _unnamed(kernel: Kernel) -> list[str]:
+    """Why holders may have no names: one sentence for each reason."""
+    try:
+        parts = (("tasks", kernel.tasks.complete), ("open files", kernel.open_files.complete))
+    except MmdumpError as error:
+        return [f"holders have no names: {error.message}"]
+    return [
+        f"not all {what} could be read: holders may lack their names"
+        for what, complete in parts
+        if not complete
+    ]
 
 
 def _held_by_table(holders: pl.DataFrame) -> Table:
