@@ -2,9 +2,9 @@
 
     python benchmarks/holders.py VMCORE [-s VMLINUX]
 
-The same memory is gone through each time: what `holders` searches of the dump by default, and with --everywhere all
-of its memory that is there. Every figure is a median over pairs of runs, one after the other, with the range it was
-found in.
+The same memory is gone through each time: what `holders` searches of the dump by default, and with
+--everywhere all of its memory that is there. Every figure is a median over pairs of runs, one after the other,
+with the range it was found in.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def main() -> None:
     show("a hundred pages : one page", hundred)
     for count in (1, 100):
         pages = chosen[:count]
-        ours, theirs, ratio = paired(
+        _, theirs, ratio = paired(
             lambda pages=pages: searching(pages),
             lambda pages=pages: timed(lambda: helper(pages)),
             options.runs,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from drgn import FaultError, Object, TypeKind, offsetof
+from drgn import FaultError, Object, offsetof, sizeof
 
 from mmdump.holders import Case, Counted, Hit, Holder, Owner, State
 from mmdump.kernel.layout import find_type, has_member
@@ -47,7 +47,8 @@ def find_pipes(case: Case) -> Iterator[Holder]:
         return
     owners: dict[int, list[OpenFile]] = {}
     inodes: dict[int, int] = {}
-    for file in case.files.with_operations("pipefifo_fops"):  # fifo_fops had the same name before
+    # Pipes without a name have operations of their own since 6.15.
+    for file in case.files.with_operations("pipefifo_fops", "pipeanon_fops"):
         try:
             inode = Object(case.prog, "struct inode *", file.inode)
             pipe = inode.i_pipe.value_()
@@ -98,8 +99,7 @@ def _in_pipe(case: Case, address: int, owners: list[Owner], name: str) -> Iterat
     struct = pipe.type_.type
     if has_member(struct, "tmp_page"):
         member = pipe.tmp_page
-        size = member.type_.size if member.type_.kind == TypeKind.ARRAY else 8
-        for hit in case.within(member.address_of_().value_(), size or 8):
+        for hit in case.within(member.address_of_().value_(), sizeof(member)):
             yield Holder(hit, "pipe", State.LIVE, "a spare page", name, address, owners, references=1)
 
 
@@ -113,7 +113,7 @@ def _ring(pipe: Object) -> _Ring:
         size = int(pipe.ring_size.value_())
         tail = int(pipe.tail.value_())
         # head and tail are unsigned int, since 6.15 short ones: they wrap around.
-        width = 8 * (pipe.tail.type_.size or 4)
+        width = 8 * sizeof(pipe.tail)
         used = (int(pipe.head.value_()) - tail) % (1 << width)
     else:
         size, tail, used = (int(pipe.member_(name).value_()) for name in ("buffers", "curbuf", "nrbufs"))

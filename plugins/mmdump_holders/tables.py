@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from mmdump.errors import MmdumpError
+from mmdump.errors import IncompleteError, UnsupportedError
 from mmdump.holders import Holder, State
 from mmdump.result import Column, Finding, Kind, Schema, Severity, Table
 from mmdump_holders.balance import balance_table
@@ -121,7 +121,10 @@ def report(kernel: Kernel, sought: pl.DataFrame, answer: Answer, own: Own) -> Re
     if not own.complete:
         found.notes.append("Where the page array lies is not fully known: some of it was searched too.")
     found.incomplete += [*answer.failed, *answer.cut]
-    found.incomplete += _unnamed(kernel)
+    try:
+        found.incomplete += _unnamed(kernel)
+    except UnsupportedError as error:
+        found.notes.append(f"Holders have no names: {error.message}.")
     return found
 
 
@@ -129,7 +132,7 @@ def _unnamed(kernel: Kernel) -> list[str]:
     """Why holders may have no names: one sentence for each reason."""
     try:
         parts = (("tasks", kernel.tasks.complete), ("open files", kernel.open_files.complete))
-    except MmdumpError as error:
+    except IncompleteError as error:
         return [f"holders have no names: {error.message}"]
     return [
         f"not all {what} could be read: holders may lack their names"

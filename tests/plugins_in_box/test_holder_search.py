@@ -20,6 +20,7 @@ from mmdump_holders.search import Span, search
 
 PAGE = 4096
 PAGES = 64
+WORDS = PAGES * PAGE // 8
 VMEMMAP = 0xFFFFEA0000000000
 
 
@@ -58,10 +59,7 @@ def little_endian(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def runs(*pages: tuple[int, int]) -> pl.DataFrame:
-    return pl.DataFrame(
-        {"start": [a for a, _ in pages], "pages": [n for _, n in pages]},
-        schema=dict.fromkeys(("start", "pages"), pl.Int64),
-    )
+    return pl.DataFrame(pages, schema=dict.fromkeys(("start", "pages"), pl.Int64()), orient="row")
 
 
 WHOLE = runs((0, PAGES))
@@ -70,9 +68,7 @@ spans = st.lists(st.tuples(st.integers(1, (1 << 64) - 40), st.integers(1, 20)), 
 
 @given(
     ranges=spans,
-    planted=st.lists(
-        st.tuples(st.integers(0, PAGES * PAGE // 8 - 1), st.integers(0, 5), st.integers(-3, 22))
-    ),
+    planted=st.lists(st.tuples(st.integers(0, WORDS - 1), st.integers(0, 5), st.integers(-3, 22))),
     holes=st.lists(st.booleans(), min_size=PAGES, max_size=PAGES),
 )
 def test_what_is_found_is_what_is_there(ranges, planted, holes):
@@ -139,7 +135,7 @@ def test_an_address_of_a_neighbour_before_something_else_leads_nowhere():
 
 def test_a_span_reaches_what_its_length_says():
     pages = _Pages(np.array([50]), np.array([1]), VMEMMAP, 64, 12)
-    following = np.array([4096, 4097, 1 | (4095 << 32), 2 | (4095 << 32), 0, 1 << 50], np.uint64)
+    following = np.array([4096, 4097, 1 | (4095 << 32), 2 | (4095 << 32), 0, 1 << 60], np.uint64)
     assert pages.reach(following).tolist() == [1, 2, 1, 2, 1, 1]
 
 

@@ -102,7 +102,7 @@ def test_a_page_that_left_the_pipe_has_a_stale_slot_and_no_holder(
 
 
 def _explained(kernel: Kernel) -> tuple[list[int], set[int]]:
-    """Random allocated folios whose references are all explained; and those of them that are users' memory."""
+    """Random allocated folios whose references are all explained; and all such that are users' memory."""
     chosen, users = [], set()
     for pages in Ranges(kernel):
         heads = np.flatnonzero((pages.refcount > 0) & ~pages.is_tail & ~pages.has_flag("PG_reserved"))
