@@ -1,4 +1,4 @@
-"""The contract of a recogniser: what knows, of a place in memory where a page's address stands, what holds it.
+"""The contract of a recogniser: who knows what it is that has a page's address somewhere in memory.
 
 A recogniser looks at the hits of a search and says of those it knows what they are. It goes from something
 that has a name (the open files, the sockets, a symbol) to the memory where that keeps its pages, and asks
@@ -16,8 +16,9 @@ which hits lie there::
     def mmdump_holders():
         return [Recogniser("my_driver", find)]
 
-Where there is no way down from a name, :meth:`Case.pointers` is the way up: it asks where in memory the address
-of a structure stands. All that is asked for is searched for together, and the recognisers are called again.
+Where there is no way down from a name, :meth:`Case.pointers` is the way up: it asks where in memory the
+address of a structure stands. All that is asked for is searched for together, and the recognisers are called
+again.
 """
 
 from __future__ import annotations
@@ -94,8 +95,11 @@ class Hit:
     """A place where the address of a page stands.
 
     :param folio: PFN of the head of the folio that it leads to.
-    :param pfn: The page that it leads to: the head, or a tail.
-    :param form: page (the address of a ``struct page``), direct (of its memory), phys or pfn.
+    :param folio_pages: Pages of the folio.
+    :param pfn: The page that it leads to: the head, or a tail; with form span a page before the folio.
+    :param form: page (the address of a ``struct page``), direct (of its memory), phys or pfn; span: the
+        address of another page before it, followed by a length that reaches into the folio, as in a
+        ``struct bio_vec`` over pages that lie side by side by chance. Most such are something else.
     :param value: What stands there.
     :param tag: The low bits of it that are no part of the address.
     :param physical: Where it stands, physical address.
@@ -103,6 +107,7 @@ class Hit:
     """
 
     folio: int
+    folio_pages: int
     pfn: int
     form: str
     value: int
@@ -181,7 +186,11 @@ class Case(Protocol):
 
     @property
     def hits(self) -> Sequence[Hit]:
-        """The hits that no recogniser before this one has named, in order of address."""
+        """The hits that no recogniser before this one has named, in order of address, but those of spans."""
+
+    @property
+    def spans(self) -> Sequence[Hit]:
+        """Such hits of form span."""
 
     @property
     def tasks(self) -> Tasks:

@@ -49,14 +49,19 @@ def _schema(several: bool) -> Schema:
     )
 
 
-def page_info(kernel: Kernel, plugins: Plugins, words: Sequence[PageWord]) -> Result:
-    """All facts about these pages. A plugin that fails is named, and the others go on."""
+def page_info(
+    kernel: Kernel, plugins: Plugins, words: Sequence[PageWord], *, holders: bool = False
+) -> Result:
+    """All facts about these pages. A plugin that fails is named, and the others go on.
+
+    :param holders: Search memory for who holds them, too.
+    """
     addresses: dict[int, list[int]] = {}
     for word in words:
         addresses.setdefault(word.pfn, [])
         if word.address is not None:
             addresses[word.pfn].append(word.address)
-    asked = AskedPages(kernel, list(addresses), addresses)
+    asked = AskedPages(kernel, list(addresses), addresses, holders=holders)
     found: dict[int, list[Section]] = {pfn: [] for pfn in asked.pfns}
     incomplete: list[str] = []
 

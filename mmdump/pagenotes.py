@@ -65,14 +65,21 @@ class AskedPages:
     :param pfns: PFNs that have a ``struct page``, ascending and distinct.
     :param addresses: For pages that were named by an address of their memory, that address: a direct map
         address (so that a provider can say which object it lies in).
+    :param holders: Whether it is worth a pass over memory to know who holds them.
     """
 
     def __init__(
-        self, kernel: Kernel, pfns: Sequence[int], addresses: Mapping[int, Sequence[int]] | None = None
+        self,
+        kernel: Kernel,
+        pfns: Sequence[int],
+        addresses: Mapping[int, Sequence[int]] | None = None,
+        *,
+        holders: bool = False,
     ) -> None:
         self._kernel = kernel
         self.pfns = tuple(sorted(set(pfns)))
         self.addresses = dict(addresses or {})
+        self.holders = holders
 
     def ranges(self) -> Iterator[tuple[PageRange, I64]]:
         """The ranges of pages that hold them, page_ext included, and their row numbers in each (int64).

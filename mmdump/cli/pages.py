@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mmdump.kernel import Kernel
     from mmdump.plugins import Plugins
     from mmdump.result import Result
+    from mmdump.scan import Progress
 
 __all__ = ["check_command", "page_command"]
 
@@ -25,9 +26,12 @@ _MAX_PAGES = 256
 @target_options
 @click.argument("pages", nargs=-1, metavar="PFN|ADDRESS...")
 @click.option("--pid", type=int, metavar="PID", help="Addresses are user addresses of this task.")
+@click.option("--holders", is_flag=True, help="Search memory for who holds them: see mmdump holders.")
 @output_options
 @click.pass_context
-def page_command(ctx: click.Context, /, pages: Sequence[str], pid: int | None, **given: Any) -> None:
+def page_command(
+    ctx: click.Context, /, pages: Sequence[str], pid: int | None, holders: bool, **given: Any
+) -> None:
     """Show everything known about pages.
 
     A bare number is a PFN, decimal or hexadecimal; phys:0x... is a physical address; an address in the
@@ -46,13 +50,15 @@ def page_command(ctx: click.Context, /, pages: Sequence[str], pid: int | None, *
     # Unlike other tables, this one is to be read from end to end.
     given["limit"] = 0 if given["limit"] is None else given["limit"]
 
-    def show(kernel: Kernel, plugins: Plugins) -> Result:
+    def show(kernel: Kernel, plugins: Plugins, progress: Progress | None) -> Result:
         from mmdump.pageinfo import page_info
         from mmdump.pagewords import find_page
 
-        return page_info(kernel, plugins, [find_page(kernel, word, pid) for word in words])
+        kernel.progress = progress
+        asked = [find_page(kernel, word, pid) for word in words]
+        return page_info(kernel, plugins, asked, holders=holders)
 
-    run(ctx, lambda kernel, plugins, _sink, _progress: show(kernel, plugins), **given)
+    run(ctx, lambda kernel, plugins, _sink, progress: show(kernel, plugins, progress), **given)
 
 
 def _vmcore(ctx: click.Context) -> str:

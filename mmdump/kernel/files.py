@@ -106,7 +106,7 @@ def read_open_files(target: Target, tasks: Tasks) -> OpenFiles:
         addresses.append(found[fd])
         descriptors.append(fd)
         owner.append(np.full(len(fd), index))
-    distinct, holder = np.unique(_joined(addresses, np.uint64), return_inverse=True)
+    distinct, holder = np.unique(np.concatenate([np.empty(0, np.uint64), *addresses]), return_inverse=True)
     order = np.argsort(holder, kind="stable")
 
     struct = prog.type("struct file")
@@ -133,15 +133,15 @@ def read_open_files(target: Target, tasks: Tasks) -> OpenFiles:
         prog,
         tuple(rows),
         holder[order].astype(np.int64),
-        _joined(owner, np.int64)[order],
-        _joined(descriptors, np.int64)[order],
+        _joined(owner)[order],
+        _joined(descriptors)[order],
         tuple(users.values()),
         complete,
     )
 
 
-def _joined(parts: list[U64] | list[I64], dtype: type) -> np.ndarray[tuple[int], np.dtype[np.generic]]:
-    return np.concatenate([np.empty(0, dtype), *parts]).astype(dtype)
+def _joined(parts: list[I64]) -> I64:
+    return np.concatenate([np.empty(0, np.int64), *parts])
 
 
 def _descriptors(target: Target, address: int) -> U64 | None:

@@ -29,13 +29,25 @@ def mmdump_page_notes() -> list[PageNotes]:
 @hookimpl
 def mmdump_holders() -> list[Recogniser]:
     """The holders that mmdump knows."""
+    from mmdump_holders.arrays import find_aio_rings, find_vmalloc
+    from mmdump_holders.bios import find_bios
+    from mmdump_holders.caches import find_batches, find_buffer_heads, find_page_cache
     from mmdump_holders.gup_test import find_gup_test
     from mmdump_holders.pipes import find_lost_pipes, find_pipes
     from mmdump_holders.rings import find_rings
+    from mmdump_holders.sockets import find_lost_buffers, find_sockets
 
     return [
-        Recogniser("pipe", find_pipes, 10),
-        Recogniser("pipe that no task has", find_lost_pipes, 40),
-        Recogniser("io_uring", find_rings, 10),
+        Recogniser("aio", find_aio_rings, 10),
+        Recogniser("folio batch", find_batches, 10),
         Recogniser("gup_test", find_gup_test, 10),
+        Recogniser("io_uring", find_rings, 10),
+        Recogniser("page cache", find_page_cache, 10),
+        Recogniser("pipe", find_pipes, 10),
+        Recogniser("socket", find_sockets, 10),
+        Recogniser("vmalloc", find_vmalloc, 10),
+        Recogniser("buffer", find_buffer_heads, 20),
+        Recogniser("bio", find_bios, 30),
+        Recogniser("pipe that no task has", find_lost_pipes, 40),
+        Recogniser("socket buffer in no queue", find_lost_buffers, 40),
     ]

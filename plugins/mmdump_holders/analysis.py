@@ -95,8 +95,8 @@ def _no_folios() -> pl.DataFrame:
 class Holders(Analysis):
     """Who holds pages: where in memory their addresses stand, and what those places belong to.
 
-    A page is named as for `mmdump page`: a bare number is a PFN; phys:0x... is a physical address; an address in
-    the kernel's half is a struct page or what the kernel maps there.
+    A page is named as for `mmdump page`: a bare number is a PFN; phys:0x... is a physical address; an address
+    in the kernel's half is a struct page or what the kernel maps there.
     """
 
     name = "holders"

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-from drgn import FaultError, Object
+from drgn import FaultError
 
 from mmdump.kernel.arrays import I64, U64
 from mmdump.kernel.layout import byteorder, find_object

@@ -29,8 +29,12 @@ BALANCE = Schema(
         Column("mapped", Kind.COUNT, "those of page tables that map it"),
         Column("cache", Kind.COUNT, "those of the page cache or the swap cache"),
         Column("other", Kind.COUNT, "those of page->private, and of per-CPU batches"),
-        Column("owned", Kind.COUNT, "that of its allocation or isolation, as far as no holder was found for it"),
-        Column("pins", Kind.COUNT, "FOLL_PIN pins that it counts, or that its references can be", in_text=False),
+        Column(
+            "owned", Kind.COUNT, "that of its allocation or isolation, as far as no holder was found for it"
+        ),
+        Column(
+            "pins", Kind.COUNT, "FOLL_PIN pins that it counts, or that its references can be", in_text=False
+        ),
         Column("found_pins", Kind.COUNT, "pins of holders that were found"),
         Column("found", Kind.COUNT, "other references of holders that were found"),
         Column("missing", Kind.COUNT, "references whose holder was not found"),
@@ -90,7 +94,9 @@ def balance_table(sought: pl.DataFrame, holders: Sequence[Holder]) -> Table:
             found[2 if holder.state is State.POSSIBLE else 3, row] += 1
         seen.add(place)
     weight = pl.when(pl.col("exact_pins") > 0).then(1).otherwise(GUP_PIN_COUNTING_BIAS)
-    unexplained = pl.col("refcount") - pl.col("mapped") - pl.col("cache") - pl.col("private") - pl.col("batched")
+    unexplained = (
+        pl.col("refcount") - pl.col("mapped") - pl.col("cache") - pl.col("private") - pl.col("batched")
+    )
     frame = (
         sought.with_columns(
             pl.Series("found_pins", found[0]),

@@ -1,16 +1,17 @@
-"""From folios to their holders: search, identify, recognise, and search again for what recognisers ask for."""
+"""From folios to their holders: search, identify, recognise, and search again where that is asked for."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mmdump.errors import MmdumpError
 from mmdump.holders import Counted, Hit, Holder, Owner, Place, State
-from mmdump.kernel.arrays import I64
+from mmdump.kernel.arrays import I64, U64, Bools
 from mmdump_holders.places import Places
 from mmdump_holders.search import Found, Searched, Span, search
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from mmdump.kernel.files import OpenFile, OpenFiles
     from mmdump.kernel.tasks import Tasks
 
-__all__ = ["Answer", "Forms", "find_holders"]
+__all__ = ["Answer", "Forms", "find_holders", "spans_of"]
 
 #: A recogniser may ask for pointers to what it found, and for pointers to what points there.
 _ROUNDS = 4
@@ -32,6 +33,8 @@ _MAX_PLACES = 1 << 14
 #: Structures whose pointers are searched for in one pass, and pointers to each that are looked at.
 _MAX_ASKED = 1 << 12
 _MAX_POINTERS = 1 << 10
+#: Pages that one bio_vec, fragment or scatterlist entry spans at most, as far as it is looked for.
+_REACH = 1 << 10
 #: Low bits of a pointer to struct page that may be a tag: scatterlists, netmem, encoded pages, batches.
 _TAGS = 8
 #: Of a page table entry, the bits of the physical address, on every architecture with 52 of them.
@@ -42,8 +45,8 @@ _PHYSICAL = (1 << 52) - 1
 class Forms:
     """In what forms, besides the address of its struct page, a page is searched for.
 
-    :param physical: By addresses of its memory: physical ones (with whatever bits a page table entry has), and
-        those of the direct map.
+    :param physical: By addresses of its memory: physical ones (with whatever bits a page table entry has),
+        and those of the direct map.
     :param pfn: By its PFN as a number of 64 bits.
     """
 
@@ -83,14 +86,14 @@ def find_holders(
     :param pages: Pages of each, int64.
     :param runs: The memory to search; see :mod:`mmdump_holders.ranges`.
     """
-    spans = _spans(kernel, head, pages, forms or Forms())
+    spans = spans_of(kernel, head, pages, forms or Forms())
     searched = search(kernel, runs, spans, progress)
     case = _Case(kernel, Places(kernel))
     cut = []
-    hits, left = _hits(case.places, head, searched)
+    hits, left = _hits(case.places, head, pages, searched)
     if left or searched.dropped:
         cut.append(f"{left + searched.dropped} places beyond the first {len(hits)} were not looked at")
-    case.all = sorted(hits, key=lambda hit: hit.address)
+    case.all = sorted(hits, key=lambda hit: (hit.address, hit.folio))
     passes = 1
     while True:
         holders, failed = _recognise(kernel, case)
@@ -105,11 +108,16 @@ def find_holders(
     return Answer(holders, searched, passes, failed, cut)
 
 
-def _spans(kernel: Kernel, head: I64, pages: I64, forms: Forms) -> list[Span]:
+def spans_of(kernel: Kernel, head: I64, pages: I64, forms: Forms) -> list[Span]:
+    """What is searched for to find folios, in all the forms that are wanted."""
     memmap, shift = kernel.memmap, np.uint64(kernel.target.page_shift)
     first, last = head.astype(np.uint64), (head + pages).astype(np.uint64)
     base, size = np.uint64(memmap.vmemmap), np.uint64(memmap.page_size)
-    spans = [Span("page", base + first * size, base + last * size)]
+    sought = _Pages(head, pages, memmap.vmemmap, memmap.page_size, kernel.target.page_shift)
+    start, end = _disjoint(
+        zip(np.maximum(head - _REACH, 0).tolist(), (pages + np.minimum(head, _REACH)).tolist(), strict=True)
+    )
+    spans = [Span("page", base + start * size, base + end * size, keep=sought.keep)]
     if forms.physical:
         spans.append(Span("phys", first << shift, last << shift, _PHYSICAL))
         direct = np.uint64(Places(kernel).direct(0))
@@ -120,43 +128,85 @@ def _spans(kernel: Kernel, head: I64, pages: I64, forms: Forms) -> list[Span]:
     return spans
 
 
-def _hits(places: Places, head: I64, searched: Searched) -> tuple[list[Hit], int]:
+@dataclass(frozen=True)
+class _Pages:
+    """The folios that are sought, as words of memory may lead to them."""
+
+    head: I64
+    pages: I64
+    vmemmap: int
+    page_size: int
+    page_shift: int
+
+    def folio(self, pfn: I64) -> tuple[I64, Bools]:
+        """The last folio that begins at or before each PFN, and whether the PFN lies in it."""
+        row = np.searchsorted(self.head, pfn, "right") - 1
+        return row, (row >= 0) & (pfn < self.head[row] + self.pages[row])
+
+    def page(self, value: U64) -> tuple[I64, I64]:
+        """The PFN whose struct page a word leads to, and how far into it."""
+        pfn, rest = np.divmod((value - np.uint64(self.vmemmap)).astype(np.int64), self.page_size)
+        return pfn, rest
+
+    def reach(self, following: U64) -> I64:
+        """How many pages the length and offset behind a page's address span; 1 where there are none."""
+        extent = (following & np.uint64(0xFFFFFFFF)) + (following >> np.uint64(32))
+        pages = np.minimum(
+            (extent + np.uint64((1 << self.page_shift) - 1)) >> np.uint64(self.page_shift), _REACH
+        )
+        garbage = extent > np.uint64(_REACH << self.page_shift)
+        return np.where(garbage, 1, np.maximum(pages.astype(np.int64), 1))
+
+    def keep(self, value: U64, following: U64) -> Bools:
+        """Whether words lead to a sought folio: by themselves, or by what they span.
+
+        What points into the middle of a struct page is a list that the page is on.
+        """
+        pfn, rest = self.page(value)
+        row, inside = self.folio(pfn + self.reach(following) - 1)
+        spanned = (row >= 0) & (pfn < self.head[row] + self.pages[row])
+        return (rest < _TAGS) & (inside | spanned)
+
+
+def _hits(places: Places, head: I64, pages: I64, searched: Searched) -> tuple[list[Hit], int]:
     """The hits with the places they lie in, and how many were left out."""
-    memmap, shift = places.kernel.memmap, places.kernel.target.page_shift
+    kernel = places.kernel
+    sought = _Pages(head, pages, kernel.memmap.vmemmap, kernel.memmap.page_size, kernel.target.page_shift)
     hits: list[Hit] = []
     left = 0
     for form, found in searched.found.items():
-        value = found.value
-        if form == "page":
-            pfn, rest = np.divmod((value - np.uint64(memmap.vmemmap)).astype(np.int64), memmap.page_size)
-            tag = rest
-            # What points into the middle of a struct page is a list that the page is on.
-            good = np.flatnonzero(rest < _TAGS)
-        else:
-            number = value.astype(np.uint64)
-            if form == "direct":
-                number = number - np.uint64(places.direct(0))
-            if form == "phys":
-                number = number & np.uint64(_PHYSICAL)
-            pfn = (number if form == "pfn" else number >> np.uint64(shift)).astype(np.int64)
-            tag = np.zeros(len(pfn), np.int64)
-            good = np.arange(len(pfn))
-        left += max(len(good) + len(hits) - _MAX_PLACES, 0)
-        for at in good[: max(_MAX_PLACES - len(hits), 0)].tolist():
+        for at, row, pfn, tag, how in _leads(places, sought, form, found):
+            if len(hits) >= _MAX_PLACES:
+                left += 1
+                continue
             address, place = places.locate(int(found.physical[at]))
-            hits.append(
-                Hit(
-                    int(head[found.index[at]]),
-                    int(pfn[at]),
-                    form,
-                    int(value[at]),
-                    int(tag[at]),
-                    int(found.physical[at]),
-                    address,
-                    place,
-                )
-            )
+            physical, value = int(found.physical[at]), int(found.value[at])
+            hits.append(Hit(int(head[row]), int(pages[row]), pfn, how, value, tag, physical, address, place))
     return hits, left
+
+
+def _leads(
+    places: Places, sought: _Pages, form: str, found: Found
+) -> Iterator[tuple[int, int, int, int, str]]:
+    """Where words lead: (index of the word, row of the folio, PFN, tag, form); spans to each folio."""
+    value, shift = found.value, np.uint64(sought.page_shift)
+    tag, reach = np.zeros(len(value), np.int64), np.ones(len(value), np.int64)
+    if form == "page":
+        pfn, tag = sought.page(value)
+        reach = sought.reach(found.following)
+    elif form == "pfn":
+        pfn = value.astype(np.int64)
+    else:
+        low = np.uint64(places.direct(0) if form == "direct" else 0)
+        mask = np.uint64(_PHYSICAL if form == "phys" else (1 << 64) - 1)
+        pfn = (((value & mask) - low) >> shift).astype(np.int64)
+    row, inside = sought.folio(pfn)
+    last, _ = sought.folio(pfn + reach - 1)
+    for at in range(len(value)):
+        if inside[at]:
+            yield at, int(row[at]), int(pfn[at]), int(tag[at]), form
+        for other in range(int(row[at]) + 1, int(last[at]) + 1):
+            yield at, other, int(pfn[at]), int(tag[at]), "span"
 
 
 def _recognise(kernel: Kernel, case: _Case) -> tuple[list[Holder], list[str]]:
@@ -168,14 +218,17 @@ def _recognise(kernel: Kernel, case: _Case) -> tuple[list[Holder], list[str]]:
     for recogniser in _recognisers(kernel):
         try:
             found = [each for each in recogniser.find(case) if isinstance(each, Holder)]
+        except MmdumpError:
+            # This kernel has no tasks or files that can be read; the report says so.
+            continue
         except Exception as error:  # a dump may be damaged, or a kernel of another form, in any way
             failed.append(f"recogniser {recogniser.name} failed: {type(error).__name__}: {error}")
             continue
         holders += found
         named = {id(each.hit) for each in found}
-        case.show([hit for hit in case.hits if id(hit) not in named])
+        case.show([hit for hit in [*case.hits, *case.spans] if id(hit) not in named])
     known = {id(each.hit) for each in holders}
-    holders += [_unknown(hit) for hit in case.all if id(hit) not in known]
+    holders += [_unknown(hit) for hit in case.all if id(hit) not in known and hit.form != "span"]
     return holders, failed
 
 
@@ -188,7 +241,15 @@ def _recognisers(kernel: Kernel) -> Sequence[Recogniser]:
 
 
 def _unknown(hit: Hit) -> Holder:
-    return Holder(hit, hit.place.kind, hit.place.state, hit.place.why, hit.place.name, hit.place.start, counted=Counted.NONE)
+    return Holder(
+        hit,
+        hit.place.kind,
+        hit.place.state,
+        hit.place.why,
+        hit.place.name,
+        hit.place.start,
+        counted=Counted.NONE,
+    )
 
 
 @dataclass(eq=False)
@@ -199,6 +260,7 @@ class _Case:
     places: Places
     all: list[Hit] = field(default_factory=list)
     hits: list[Hit] = field(default_factory=list)
+    spans: list[Hit] = field(default_factory=list)
     #: What was asked for and is not known yet.
     asked: dict[tuple[int, int], None] = field(default_factory=dict)
     refused: int = 0
@@ -219,8 +281,9 @@ class _Case:
 
     def show(self, hits: list[Hit]) -> None:
         """Make these the hits that the next recogniser sees."""
-        self.hits = hits
-        self._addresses = [hit.address for hit in hits]
+        self.hits = [hit for hit in hits if hit.form != "span"]
+        self.spans = [hit for hit in hits if hit.form == "span"]
+        self._addresses = [hit.address for hit in self.hits]
 
     def within(self, start: int, size: int) -> Sequence[Hit]:
         return self.hits[bisect_left(self._addresses, start) : bisect_left(self._addresses, start + size)]
@@ -251,19 +314,19 @@ class _Case:
         start, end = _disjoint(asked)
         found = search(self.kernel, runs, [Span("pointers", start, end)], progress).found["pointers"]
         order = np.argsort(found.value, kind="stable")
-        sorted_found = Found(found.physical[order], found.value[order], found.index[order])
+        physical, value = found.physical[order], found.value[order]
         for first, size in asked:
-            low = int(np.searchsorted(sorted_found.value, np.uint64(first)))
-            high = int(np.searchsorted(sorted_found.value, np.uint64(first + size)))
+            low = int(np.searchsorted(value, np.uint64(first)))
+            high = int(np.searchsorted(value, np.uint64(first + size)))
             known = self._known.setdefault((first, size), [])
             for at in range(low, min(high, low + _MAX_POINTERS)):
-                address, place = self.places.locate(int(sorted_found.physical[at]))
+                address, place = self.places.locate(int(physical[at]))
                 if place.state is not State.STALE:
-                    known.append((address, int(sorted_found.value[at])))
+                    known.append((address, int(value[at])))
 
 
-def _disjoint(asked: Iterable[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
-    """Ranges that may overlap, as disjoint ones: starts and ends, uint64."""
+def _disjoint(asked: Iterable[tuple[int, int]]) -> tuple[U64, U64]:
+    """Ranges (start, size) in order, which may overlap, as disjoint ones: starts and ends, uint64."""
     starts: list[int] = []
     ends: list[int] = []
     for start, size in asked:

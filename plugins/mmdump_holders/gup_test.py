@@ -31,7 +31,9 @@ def find_gup_test(case: Case) -> Iterator[Holder]:
         if inside:
             continue
         if owners is None:
-            owners = [owner for file in case.files.rows if _is_gup_test(case, file) for owner in case.owners(file)]
+            owners = [
+                owner for file in case.files.rows if _is_gup_test(case, file) for owner in case.owners(file)
+            ]
         what = f"page {index} of {total}"
         name = "/sys/kernel/debug/gup_test"
         yield Holder(hit, "gup_test", State.LIVE, what, name, start, owners, 1, Counted.PIN)

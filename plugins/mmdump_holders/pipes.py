@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from drgn import FaultError, Object, TypeKind, offsetof
+from drgn import FaultError, Object, offsetof, sizeof
 
 from mmdump.holders import Case, Counted, Hit, Holder, Owner, State
 from mmdump.kernel.layout import find_type, has_member
@@ -43,11 +43,12 @@ class _Ring:
 
 def find_pipes(case: Case) -> Iterator[Holder]:
     """Buffers of all pipes that a task has open, and of those that tasks keep for ``sendfile()``."""
-    if find_type(case.prog, "struct pipe_buffer") is None:
+    if not _known(case):
         return
     owners: dict[int, list[OpenFile]] = {}
     inodes: dict[int, int] = {}
-    for file in case.files.with_operations("pipefifo_fops"):  # fifo_fops had the same name before
+    # Pipes without a name have operations of their own since 6.15.
+    for file in case.files.with_operations("pipefifo_fops", "pipeanon_fops"):
         try:
             inode = Object(case.prog, "struct inode *", file.inode)
             pipe = inode.i_pipe.value_()
@@ -61,7 +62,13 @@ def find_pipes(case: Case) -> Iterator[Holder]:
         yield from _guarded(case, pipe, who, f"pipe:[{inodes[pipe]}]")
     for task in case.tasks.rows:
         if task.splice_pipe and task.splice_pipe not in owners:
-            yield from _guarded(case, task.splice_pipe, [Owner(task.pid, task.comm)], "its own, for sendfile()")
+            yield from _guarded(
+                case, task.splice_pipe, [Owner(task.pid, task.comm)], "its own, for sendfile()"
+            )
+
+
+def _known(case: Case) -> bool:
+    return all(find_type(case.prog, f"struct {name}") for name in ("pipe_buffer", "pipe_inode_info"))
 
 
 def _guarded(case: Case, pipe: int, owners: list[Owner], name: str) -> list[Holder]:
@@ -92,8 +99,7 @@ def _in_pipe(case: Case, address: int, owners: list[Owner], name: str) -> Iterat
     struct = pipe.type_.type
     if has_member(struct, "tmp_page"):
         member = pipe.tmp_page
-        size = member.type_.size if member.type_.kind == TypeKind.ARRAY else 8
-        for hit in case.within(member.address_of_().value_(), size or 8):
+        for hit in case.within(member.address_of_().value_(), sizeof(member)):
             yield Holder(hit, "pipe", State.LIVE, "a spare page", name, address, owners, references=1)
 
 
@@ -107,7 +113,7 @@ def _ring(pipe: Object) -> _Ring:
         size = int(pipe.ring_size.value_())
         tail = int(pipe.tail.value_())
         # head and tail are unsigned int, since 6.15 short ones: they wrap around.
-        width = 8 * (pipe.tail.type_.size or 4)
+        width = 8 * sizeof(pipe.tail)
         used = (int(pipe.head.value_()) - tail) % (1 << width)
     else:
         size, tail, used = (int(pipe.member_(name).value_()) for name in ("buffers", "curbuf", "nrbufs"))
@@ -121,12 +127,17 @@ def find_lost_pipes(case: Case) -> Iterator[Holder]:
 
     A buffer is known by its operations; who points to the array that it is in may be a pipe.
     """
-    if find_type(case.prog, "struct pipe_buffer") is None:
+    if not _known(case):
         return
     step = case.prog.type("struct pipe_buffer").size or 40
     bufs = offsetof(case.prog.type("struct pipe_inode_info"), "bufs")
     for hit in case.hits:
-        if hit.form != "page" or hit.tag or hit.place.kind != "slab" or (hit.address - hit.place.start) % step:
+        if (
+            hit.form != "page"
+            or hit.tag
+            or hit.place.kind != "slab"
+            or (hit.address - hit.place.start) % step
+        ):
             continue
         if not _is_buffer(case, hit):
             continue
@@ -137,7 +148,9 @@ def find_lost_pipes(case: Case) -> Iterator[Holder]:
                     found = True
                     yield holder
         if not found:
-            yield Holder(hit, "pipe", State.POSSIBLE, "a buffer of a pipe that was not found", counted=Counted.NONE)
+            yield Holder(
+                hit, "pipe", State.POSSIBLE, "a buffer of a pipe that was not found", counted=Counted.NONE
+            )
 
 
 def _is_buffer(case: Case, hit: Hit) -> bool:

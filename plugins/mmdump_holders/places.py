@@ -1,4 +1,4 @@
-"""What a physical address belongs to: an object of a slab, a stack, a vmalloc area, a variable of the kernel."""
+"""What a physical address belongs to: an object of a slab, a stack, a vmalloc area, a variable."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from mmdump.holders import Place, State
 from mmdump.kernel.arrays import printable
+from mmdump.kernel.layout import find_object
 from mmdump_holders.areas import Areas, PerCpu
 from mmdump_holders.slabs import Slabs
 from mmdump_holders.stacks import Stacks
@@ -40,6 +41,13 @@ class Places:
 
     def locate(self, physical: int) -> tuple[int, Place]:
         """The virtual address by which the kernel knows a physical one, and what lies there."""
+        try:
+            return self._locate(physical)
+        except Exception as error:  # whatever a damaged dump, or a kernel of another form, leads to
+            why = f"could not be made out: {type(error).__name__}: {error}"
+            return self.direct(physical), Place("unknown", why=why)
+
+    def _locate(self, physical: int) -> tuple[int, Place]:
         shift = self.kernel.target.page_shift
         pfn, inside = physical >> shift, physical & ((1 << shift) - 1)
         direct = self.direct(physical)
@@ -85,22 +93,26 @@ class Places:
             return Place("per-CPU", f"dynamic, of CPU {chunk[0]}", state=State.POSSIBLE, why="in use")
         mapping = int(pages.mapping[head])
         if mapping or pages.has_flag("PG_lru", at=np.array([head]))[0]:
-            return Place("user", "anonymous memory" if mapping & 1 else "page cache", why="data of a process or file")
+            return Place(
+                "user", "anonymous memory" if mapping & 1 else "page cache", why="data of a process or file"
+            )
         shift = self.kernel.target.page_shift
         start = self.direct((pages.start + head) << shift)
         size = (1 << shift) << int(pages.folio_order[head])
-        return Place("pages", "", start, size, State.POSSIBLE, "allocated", stack_id=self._stack_id(pages, row))
+        return Place(
+            "pages", "", start, size, State.POSSIBLE, "allocated", stack_id=self._stack_id(pages, row)
+        )
 
     @cached_property
     def _owners(self) -> Owners | None:
         return read_owners(self.kernel)
 
     def _freed(self, pages: PageRange, row: int) -> bool:
-        """Whether a page without references is free, such as one on a per-CPU list: by page_owner's record."""
+        """Whether a page without references is free, as on a per-CPU list: by page_owner's record."""
         owners = self._owners
         if owners is None or pages.ext is None:
-            # Frozen pages have no references either (6.15).
-            return True
+            # Frozen pages have no references either (6.14).
+            return find_object(self.kernel.target.prog, "free_frozen_pages") is None
         return not bool(owners.recorded(pages)[row])
 
     def _stack_id(self, pages: PageRange, row: int) -> int | None:

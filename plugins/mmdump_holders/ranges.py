@@ -48,7 +48,7 @@ class Own:
 
 
 def read_own(kernel: Kernel) -> Own:
-    """Ask the kernel's page tables where the page array lies: it is mapped by pages of 2 MiB, or small ones."""
+    """Ask the kernel's page tables where the page array lies."""
     from drgn.helpers.linux.mm import follow_phys
 
     memmap, target = kernel.memmap, kernel.target

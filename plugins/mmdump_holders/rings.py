@@ -52,13 +52,14 @@ def _buffers(case: Case, ring: Object, owners: Sequence[Owner]) -> Iterator[Hold
             if inside:
                 continue
             length = Object(case.prog, "struct bio_vec *", hit.address).bv_len.value_()
-            what = f"buffer {number} of {count}, vector {vector} of {vectors}, {length} bytes"
+            where = "" if lent else f" (user address {first:#x})"
+            what = f"buffer {number} of {count}{where}, vector {vector} of {vectors}, {length} bytes"
             yield Holder(
                 hit,
                 "io_uring",
                 State.LIVE,
                 what,
-                "" if lent else f"user address {first:#x}",
+                "lent by the kernel" if lent else "",
                 ring.value_(),
                 owners,
                 references=0 if lent else 1,
@@ -106,7 +107,11 @@ def _own_pages(case: Case, ring: Object, owners: Sequence[Owner]) -> Iterator[Ho
     """Rings that lie in memory of the user (IORING_SETUP_NO_MMAP, 6.5), and those the kernel allocated."""
     struct = ring.type_.type
     places: list[tuple[str, Object, int, bool]] = []
-    for name, what in (("ring", "the rings"), ("sqe", "the submission queue"), ("sq", "the submission queue")):
+    for name, what in (
+        ("ring", "the rings"),
+        ("sqe", "the submission queue"),
+        ("sq", "the submission queue"),
+    ):
         if has_member(struct, f"{name}_pages") and has_member(struct, f"n_{name}_pages"):
             count = int(ring.member_(f"n_{name}_pages").value_())
             places.append((what, ring.member_(f"{name}_pages"), count, True))

@@ -1,8 +1,8 @@
 """One pass over memory for numbers within some ranges, all at once.
 
-What is sought are addresses: of ``struct page``, of the memory behind it, of any structure. Nearly all words of
-memory lie outside of everything sought, so that one comparison of each word with the whole span settles it; what
-a hundred pages cost more than one are the few words within the span.
+What is sought are addresses: of ``struct page``, of the memory behind it, of any structure. Nearly all words
+of memory lie outside of everything sought, so that comparing each word with the whole span settles it; what a
+hundred pages cost more than one are the few words within the span.
 """
 
 from __future__ import annotations
@@ -44,12 +44,14 @@ class Span:
     :param start: The least of each range, ascending and disjoint, uint64.
     :param end: One past the greatest of each, uint64.
     :param mask: What is taken of each word before it is compared.
+    :param keep: Given words that are sought and the words behind them, says which are worth keeping.
     """
 
     name: str
     start: U64
     end: U64
     mask: int = (1 << 64) - 1
+    keep: Callable[[U64, U64], Bools] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,13 @@ class Found:
 
     :param physical: Where, physical addresses, int64.
     :param value: What stands there, uint64.
+    :param following: What stands behind it, in the same page, uint64.
     :param index: In which of the span's ranges it lies, int64.
     """
 
     physical: I64
     value: U64
+    following: U64
     index: I64
 
 
@@ -88,8 +92,8 @@ class Searched:
 class _Filter:
     """A span as the pass needs it.
 
-    A word that lies within the whole is looked up in a table of equal parts, and what lies in a part that holds
-    something is compared with the ranges. That is so for all words, or, with many parts, for hardly any.
+    A word that lies within the whole is looked up in a table of equal parts of it, and only what lies in a
+    part where anything is sought is compared with the ranges.
     """
 
     span: Span
@@ -97,7 +101,9 @@ class _Filter:
     width: np.uint64
     shift: np.uint64
     table: Bools
-    hits: list[tuple[I64, U64, I64]] = field(default_factory=list)
+    hits: list[tuple[I64, U64, U64, I64]] = field(default_factory=list)
+    #: Whether few words are as large as the least that is sought: then one comparison leaves out most.
+    high: bool = True
 
     @classmethod
     def of(cls, span: Span) -> _Filter:
@@ -111,24 +117,40 @@ class _Filter:
         table = np.cumsum(edges[:-1]) > 0
         return cls(span, np.uint64(low), np.uint64(last - low), np.uint64(shift), table)
 
-    def look(self, words: U64, scratch: U64, test: Bools) -> tuple[I64, U64, I64]:
-        """Positions, values and range numbers of the words that are sought."""
-        scratch, test = scratch[: len(words)], test[: len(words)]
-        masked = words
+    def _within(self, words: U64, scratch: U64, test: Bools) -> tuple[I64, U64]:
+        """Positions of words within the span, in a part of it where anything is sought; and these, masked."""
         if self.span.mask != (1 << 64) - 1:
-            masked = np.bitwise_and(words, np.uint64(self.span.mask), out=scratch)
-        np.subtract(masked, self.low, out=scratch)
-        np.less_equal(scratch, self.width, out=test)
-        at = np.flatnonzero(test)
-        if len(at):
-            at = at[self.table[(scratch[at] >> self.shift).astype(np.int64)]]
+            words = np.bitwise_and(words, np.uint64(self.span.mask), out=scratch)
+        elif self.high:
+            # The page array lies above nearly all else that kernel pointers lead to.
+            at = np.flatnonzero(np.greater_equal(words, self.low, out=test))
+            self.high = len(at) < len(words) >> 3
+            offset = words[at] - self.low
+            good = offset <= self.width
+            return self._in_table(at[good], offset[good])
+        np.subtract(words, self.low, out=scratch)
+        at = np.flatnonzero(np.less_equal(scratch, self.width, out=test))
+        return self._in_table(at, scratch[at])
+
+    def _in_table(self, at: I64, offset: U64) -> tuple[I64, U64]:
         if not len(at):
-            return at, words[at], at
-        value = scratch[at] + self.low
+            return at, offset
+        good = self.table[(offset >> self.shift).astype(np.int64)]
+        return at[good], offset[good] + self.low
+
+    def look(self, words: U64, scratch: U64, test: Bools) -> tuple[I64, U64, U64, I64]:
+        """Positions, values, following words and range numbers of the words that are sought."""
+        at, value = self._within(words, scratch[: len(words)], test[: len(words)])
+        if not len(at):
+            return at, value, value, at
         index = np.searchsorted(self.span.start, value, "right") - 1
         good = value < self.span.end[index]
-        at = at[good]
-        return at, words[at], index[good]
+        at, index = at[good], index[good]
+        value, following = words[at], words[np.minimum(at + 1, len(words) - 1)]
+        if self.span.keep is not None:
+            good = self.span.keep(value, following)
+            return at[good], value[good], following[good], index[good]
+        return at, value, following, index
 
 
 def search(
@@ -153,33 +175,41 @@ def search(
     kept = done = 0
     for block in _blocks(kernel, runs, result) if filters else ():
         chunk = kernel.target.reader.read_physical(block.start << shift, block.pages << shift)
-        readable = chunk.status <= ReadStatus.ZERO_FILLED
-        lost = int(((chunk.status != ReadStatus.READ) & block.wanted).sum())
-        result.missing += lost
-        result.read += int(block.wanted.sum()) - lost
+        wanted = int(np.count_nonzero(block.wanted))
+        good_pages = block.wanted
+        if not chunk.complete:
+            lost = int(np.count_nonzero((chunk.status != ReadStatus.READ) & block.wanted))
+            good_pages = block.wanted & (chunk.status <= ReadStatus.ZERO_FILLED)
+            result.missing += lost
+            result.read -= lost
+        result.read += wanted
         words: Any = chunk.data.view(word)
         for each in filters:
-            at, value, index = each.look(words, scratch, test)
+            at, value, following, index = each.look(words, scratch, test)
             if not len(at):
                 continue
-            page = at // (page_size // 8)
-            good = block.wanted[page] & readable[page]
+            good = good_pages[at // (page_size // 8)]
             if kept + len(at) > MAX_HITS:
                 result.dropped += int(good.sum())
                 continue
             kept += int(good.sum())
-            each.hits.append(((at[good] * 8) + (block.start << shift), value[good], index[good]))
-        done += int(block.wanted.sum())
+            where = (at[good] * 8) + (block.start << shift)
+            each.hits.append((where, value[good], following[good], index[good]))
+        done += wanted
         if progress is not None:
             progress(done, result.wanted)
     for each in filters:
-        physical, value, index = (np.concatenate(parts) for parts in zip(*each.hits, strict=True)) if each.hits else (
-            np.empty(0, np.int64),
-            np.empty(0, np.uint64),
-            np.empty(0, np.int64),
-        )
-        result.found[each.span.name] = Found(physical, value.astype(np.uint64), index)
+        result.found[each.span.name] = _joined(each.hits)
     return result
+
+
+def _joined(hits: list[tuple[I64, U64, U64, I64]]) -> Found:
+    if not hits:
+        none = np.empty(0, np.int64)
+        return Found(none, none.astype(np.uint64), none.astype(np.uint64), none)
+    physical, value, following, index = (np.concatenate(parts) for parts in zip(*hits, strict=True))
+    # In the machine's own byte order.
+    return Found(physical, value.astype(np.uint64), following.astype(np.uint64), index)
 
 
 @dataclass(frozen=True)
@@ -214,10 +244,11 @@ def _blocks(kernel: Kernel, runs: pl.DataFrame, result: Searched) -> Iterator[_B
         while at < stop:
             pages = min(size - at % size, stop - at)
             wanted = _inside(start, end, at, pages, first, last)
-            if coverage is None:
+            known = None if coverage is None else coverage.status(at, pages)
+            if known is None or not known.any():
+                # PhysStatus.PRESENT, all of them.
                 yield _Block(at, pages, wanted)
             else:
-                known = coverage.status(at, pages)
                 there = known == PhysStatus.PRESENT
                 # What is no memory at all cannot be missing.
                 result.wanted -= int((wanted & (known == PhysStatus.ABSENT)).sum())
@@ -230,17 +261,19 @@ def _inside(start: I64, end: I64, at: int, pages: int, first: int, last: int) ->
     """Which of the pages [at, at + pages) lie in one of the runs [first, last]."""
     low = first + int(np.searchsorted(end[first : last + 1], at, "right"))
     high = first + int(np.searchsorted(start[first : last + 1], at + pages, "left"))
-    edges = np.zeros(pages + 1, np.int32)
-    np.add.at(edges, np.maximum(start[low:high] - at, 0), 1)
-    np.add.at(edges, np.minimum(end[low:high] - at, pages), -1)
-    return np.cumsum(edges[:-1]) > 0
+    if high - low > 1:
+        edges = np.zeros(pages + 1, np.int32)
+        np.add.at(edges, np.maximum(start[low:high] - at, 0), 1)
+        np.add.at(edges, np.minimum(end[low:high] - at, pages), -1)
+        return np.cumsum(edges[:-1]) > 0
+    inside = np.zeros(pages, bool)
+    if high > low:
+        inside[max(int(start[low]) - at, 0) : int(end[low]) - at] = True
+    return inside
 
 
 def _present(at: int, wanted: Bools, there: Bools) -> Iterator[_Block]:
     """A block without what is not in the dump, which reads as a fault, or as zeros."""
-    if there.all():
-        yield _Block(at, len(there), wanted)
-        return
     edges = np.flatnonzero(np.diff(np.concatenate(([False], there & wanted, [False])).astype(np.int8)))
     for low, high in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
         yield _Block(at + low, high - low, np.ones(high - low, bool))

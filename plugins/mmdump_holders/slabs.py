@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numpy as np
 from drgn import FaultError, Object
 
 from mmdump.holders import Place, State
@@ -172,8 +171,8 @@ class Slabs:
         """Each CPU's slab, and the head of the CPU's own list of its free objects (up to 6.19)."""
         if not has_member(cache.type_.type, "cpu_slab") or not cache.cpu_slab:
             return
-        for _cpu, own in at_each_cpu(self._prog, cache.cpu_slab):
-            own = own.read_()
+        for _cpu, there in at_each_cpu(self._prog, cache.cpu_slab):
+            own = there.read_()
             # page up to 5.16.
             slab = own.member_("slab" if has_member(own.type_, "slab") else "page").value_()
             if slab and own.freelist:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from drgn import FaultError
 
+from mmdump.errors import MmdumpError
 from mmdump.holders import Place, State
 from mmdump.kernel.arrays import printable
 
@@ -28,12 +29,15 @@ class Stacks:
 
     def place(self, address: int) -> Place | None:
         """What an address is to the task whose kernel stack it lies in; None where it lies in none."""
-        tasks = self._kernel.tasks
+        try:
+            tasks = self._kernel.tasks
+        except MmdumpError:
+            return None
         task = tasks.on_stack(address)
         if task is None:
             return None
         frames = self._unwound(task)
-        # A task that runs has a saved stack pointer from before; the debugger's note of its registers is better.
+        # A running task's saved stack pointer is old; the registers that the dump has noted are not.
         sp = frames[0][0] if frames else (0 if task.on_cpu else task.sp)
         name = f"{task.comm} {task.pid}"
         size = tasks.stack_size
@@ -65,13 +69,13 @@ class Stacks:
                 trace = self._kernel.target.prog.stack_trace(
                     Object(self._kernel.target.prog, "struct task_struct *", task.address)
                 )
-                for frame in list(trace)[:_MAX_FRAMES]:
-                    frames.append((int(frame.sp), printable((frame.name or "?").encode())))
+                frames = [
+                    (int(frame.sp), printable((frame.name or "?").encode()))
+                    for frame in list(trace)[:_MAX_FRAMES]
+                ]
             except (FaultError, LookupError, ValueError, TypeError, OverflowError):
                 pass
         # Frames of an interrupt's stack come first; those of the task's own are what counts here.
-        own = [
-            each for each in frames if task.stack <= each[0] < task.stack + self._kernel.tasks.stack_size
-        ]
+        own = [each for each in frames if task.stack <= each[0] < task.stack + self._kernel.tasks.stack_size]
         self._frames[task.address] = own
         return own

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from mmdump.errors import IncompleteError, UnsupportedError
 from mmdump.holders import Holder, State
 from mmdump.result import Column, Finding, Kind, Schema, Severity, Table
 from mmdump_holders.balance import balance_table
@@ -17,13 +18,17 @@ if TYPE_CHECKING:
     from mmdump_holders.casework import Answer
     from mmdump_holders.ranges import Own
 
-__all__ = ["HOLDERS", "Report", "held_by", "report"]
+__all__ = ["HELD_BY", "HOLDERS", "Report", "held_by", "report"]
 
 HOLDERS = Schema(
     "holders",
     (
         Column("pfn", Kind.PFN, "the first page of the folio"),
-        Column("state", Kind.TEXT, "live: it holds the page; possible: in use, and nobody knows; stale: left behind"),
+        Column(
+            "state",
+            Kind.TEXT,
+            "live; possible: in use, and nobody knows for what; stale: left behind",
+        ),
         Column("kind", Kind.TEXT, "what sort of holder it is, or of memory"),
         Column("held_by", Kind.TEXT, "the processes that have it"),
         Column("what", Kind.TEXT, "which part of it"),
@@ -43,9 +48,27 @@ HOLDERS = Schema(
         Column("form", Kind.TEXT, "page (its struct page), direct (its memory), phys or pfn", in_text=False),
         Column("value", Kind.ADDRESS, "what stands there", in_text=False),
         Column("physical", Kind.ADDRESS, "the physical address of the place", in_text=False),
-        Column("stack_id", Kind.ID, "call chain that allocated the place, where nothing else is known of it", in_text=False),
+        Column(
+            "stack_id",
+            Kind.ID,
+            "call chain that allocated the place",
+            in_text=False,
+        ),
     ),
     "Holders",
+)
+
+HELD_BY = Schema(
+    "held_by",
+    (
+        Column("kind", Kind.TEXT, "what sort of holder it is"),
+        Column("held_by", Kind.TEXT, "the processes that have it"),
+        Column("name", Kind.TEXT, "its name, where it has one"),
+        Column("folios", Kind.COUNT, "folios that it holds"),
+        Column("references", Kind.COUNT, "references (or pins) to them that go with it"),
+        Column("first_pfn", Kind.PFN, "the first of the folios"),
+    ),
+    "Held by",
 )
 
 _TYPES: Mapping[Kind, Any] = {
@@ -64,7 +87,7 @@ _NAMED = 4
 class Report:
     """Holders of some folios, ready for a result.
 
-    :ivar tables: holders, balance and stacks, by name.
+    :ivar tables: held_by, holders, balance and stacks, by name.
     :ivar summary: The answer in one sentence.
     """
 
@@ -85,21 +108,52 @@ def report(kernel: Kernel, sought: pl.DataFrame, answer: Answer, own: Own) -> Re
     table = Table(HOLDERS, pl.DataFrame([_row(each) for each in holders], schema=_schema(), orient="row"))
     balance = balance_table(sought, holders)
     stacks, notes = stack_table(kernel, table.frame["stack_id"].drop_nulls().unique().to_list())
-    found = Report({"holders": table, "balance": balance, "stacks": stacks}, _summary(holders, balance.frame))
+    tables = {"held_by": _held_by_table(table.frame), "holders": table, "balance": balance, "stacks": stacks}
+    found = Report(tables, _summary(holders, balance.frame))
     found.findings = _findings(balance.frame)
     found.notes += notes
     searched = answer.searched
     if searched.missing:
         found.notes.append(
-            f"{searched.missing} of {searched.wanted} pages of kernel memory are not in the dump: what they hold is unknown."
+            f"{searched.missing} of {searched.wanted} pages of kernel memory are not in the dump: "
+            "what they hold is unknown."
         )
     if not own.complete:
         found.notes.append("Where the page array lies is not fully known: some of it was searched too.")
     found.incomplete += [*answer.failed, *answer.cut]
-    for what, complete in (("tasks", kernel.tasks.complete), ("open files", kernel.open_files.complete)):
-        if not complete:
-            found.incomplete.append(f"not all {what} could be read: holders may lack their names")
+    try:
+        found.incomplete += _unnamed(kernel)
+    except UnsupportedError as error:
+        found.notes.append(f"Holders have no names: {error.message}.")
     return found
+
+
+def _unnamed(kernel: Kernel) -> list[str]:
+    """Why holders may have no names: one sentence for each reason."""
+    try:
+        parts = (("tasks", kernel.tasks.complete), ("open files", kernel.open_files.complete))
+    except IncompleteError as error:
+        return [f"holders have no names: {error.message}"]
+    return [
+        f"not all {what} could be read: holders may lack their names"
+        for what, complete in parts
+        if not complete
+    ]
+
+
+def _held_by_table(holders: pl.DataFrame) -> Table:
+    """Live holders that have references, each once."""
+    frame = (
+        holders.filter((pl.col("state") == "live") & (pl.col("references") > 0))
+        .group_by("kind", "held_by", "name")
+        .agg(
+            pl.col("pfn").n_unique().cast(pl.Int64).alias("folios"),
+            pl.col("references").sum(),
+            pl.col("pfn").min().alias("first_pfn"),
+        )
+        .sort(["folios", "first_pfn"], descending=[True, False])
+    )
+    return Table(HELD_BY, frame.select(HELD_BY.names))
 
 
 def _schema() -> dict[str, Any]:
@@ -159,7 +213,7 @@ def _summary(holders: Sequence[Holder], balance: pl.DataFrame) -> str:
             who = held_by(holder) or holder.name or "nobody with a name"
             by.setdefault(f"{holder.kind} of {who}", set()).add(holder.hit.folio)
     total = len(balance)
-    folios = f"{total} folio{'s' if total != 1 else ''}"
+    folios = _folios(total)
     if not by:
         return f"{folios} searched for: no holder was found besides what each page's own counts explain."
     parts = [
@@ -171,16 +225,23 @@ def _summary(holders: Sequence[Holder], balance: pl.DataFrame) -> str:
     return f"{folios}: {', '.join(parts)}"
 
 
+def _folios(count: int) -> str:
+    return f"{count} folio{'s' if count != 1 else ''}"
+
+
+def _have(count: int) -> str:
+    return "have" if count != 1 else "has"
+
+
 def _findings(balance: pl.DataFrame) -> list[Finding]:
     findings = []
     missing = balance.filter(pl.col("missing") > 0)
     if len(missing):
-        references = int(missing["missing"].sum())
         findings.append(
             Finding(
                 "holder-missing",
                 Severity.WARNING,
-                f"{references} references to {len(missing)} folios have no known holder; "
+                f"{_folios(len(missing))} {_have(len(missing))} references whose holder was not found; "
                 "what is possible among the holders may be it.",
                 "balance",
                 "missing > 0",
@@ -192,7 +253,8 @@ def _findings(balance: pl.DataFrame) -> list[Finding]:
             Finding(
                 "holder-surplus",
                 Severity.PROBLEM,
-                f"{len(surplus)} folios have fewer references than what holds them should have: "
+                f"{_folios(len(surplus))} {_have(len(surplus))} fewer references than what "
+                "holds them should have: "
                 "a reference was dropped too often, or memory moved while it was read.",
                 "balance",
                 "surplus > 0",

@@ -200,7 +200,7 @@ class Pinned(Analysis):
             found = tell(kernel, state.sought, parts)
             summary.append(found.summary)
             tables |= {name: table for name, table in found.tables.items() if name != "stacks"}
-            text_tables += ["holders", "balance"]
+            text_tables.append("held_by")
             findings, notes = [*findings, *found.findings], [*notes, *found.notes]
             incomplete += found.incomplete
         return Result(
