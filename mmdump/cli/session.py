@@ -292,7 +292,8 @@ def rendering(
 @contextlib.contextmanager
 def progress_bar(quiet: bool) -> Iterator[Progress | None]:
     """Progress on standard error, when that is a terminal."""
-    if quiet or not sys.stderr.isatty():
+    # A dumb terminal cannot take a bar away again.
+    if quiet or not sys.stderr.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):
         yield None
         return
     from rich.console import Console
