@@ -88,7 +88,7 @@ ASKS = {
     "bash": """
         source ./script
         for line in "mmdump pinned --form" "mmdump pi"; do
-            COMP_WORDS=($line) COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+            COMPREPLY=() COMP_WORDS=($line) COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
             %s mmdump
             echo "${COMPREPLY[@]}"
         done
