@@ -16,6 +16,7 @@ from mmdump import __version__
 from mmdump.cli.analyses import analysis_command
 from mmdump.cli.attached import OPENS_ANOTHER, on_open_kernel
 from mmdump.cli.builtin import cat_command, info_command, plugins_command
+from mmdump.cli.completion import complete, files, words_of_plugins
 from mmdump.cli.pages import check_command, page_command
 from mmdump.cli.report import report_command
 from mmdump.cli.session import Shared, shared_of
@@ -53,12 +54,20 @@ class _Group(click.Group):
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="mmdump")
-@click.option("--plugin", multiple=True, metavar="[NAME=]FILE", is_eager=True, help="Load this plugin too.")
+@click.option(
+    "--plugin",
+    multiple=True,
+    metavar="[NAME=]FILE",
+    is_eager=True,
+    shell_complete=files,
+    help="Load this plugin too.",
+)
 @click.option(
     "--disable-plugin",
     multiple=True,
     metavar="NAME",
     is_eager=True,
+    shell_complete=words_of_plugins(lambda plugins: [each.name for each in plugins.found]),
     help="Leave this plugin out; * leaves out all that do not come with mmdump.",
 )
 @click.option("--debug", is_flag=True, is_eager=True, help="Show tracebacks and drgn's log.")
@@ -168,6 +177,10 @@ def _terminate(number: int, frame: object) -> None:  # noqa: ARG001
 
 
 def entry() -> None:
+    """The program ``mmdump``."""
+    completed = complete(cli)
+    if completed is not None:
+        sys.exit(completed)
     signal.signal(signal.SIGTERM, _terminate)
     sys.exit(main())
 

@@ -75,11 +75,13 @@ class Attached:
         """
         from mmdump.kernel.layout import find_type
 
-        if not bare and find_type(self.target.prog, "struct page") is None:
-            raise OpenError(
-                f"{self.target.name}: drgn has no debug info of its kernel.",
-                "Start drgn with -s VMLINUX, or call prog.load_debug_info([VMLINUX]).",
-            )
+        if find_type(self.target.prog, "struct page") is None:
+            lacking = f"{self.target.name}: drgn has no debug info of its kernel."
+            if not bare:
+                raise OpenError(
+                    lacking, "Start drgn with -s VMLINUX, or call prog.load_debug_info([VMLINUX])."
+                )
+            self.target.no_debug_info = lacking
         if self.target.live:
             return plugins.kernel(self.target)
         key = id(plugins)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
+from mmdump.cli.completion import files, words_of_plugins
 from mmdump.cli.session import opened, output_options, progress_bar, rendering, run, shared_of, target_options
 from mmdump.errors import ExitStatus, IncompleteError, UnsupportedError, UsageError
 
@@ -32,9 +33,13 @@ def info_command(ctx: click.Context, /, **given: Any) -> None:
 
 @click.command("cat", short_help="a kernel file, as of the dump")
 @target_options
-@click.argument("file", required=False)
+@click.argument(
+    "file",
+    required=False,
+    shell_complete=words_of_plugins(lambda plugins: [each.path for each in plugins.kernel_files()]),
+)
 @click.option("--list", "listing", is_flag=True, help="List the files there are.")
-@click.option("-o", "--output", metavar="FILE", help="Write to FILE.")
+@click.option("-o", "--output", metavar="FILE", shell_complete=files, help="Write to FILE.")
 @click.option("--force", is_flag=True, help="Replace the output file if it exists.")
 @click.pass_context
 def cat_command(

@@ -12,7 +12,7 @@ from drgn.commands import CommandArgumentError, CommandError
 
 from mmdump.cli import cli
 from mmdump.cli.attached import Attached
-from mmdump.cli.session import Shared
+from mmdump.cli.session import Shared, shared_of
 from mmdump.errors import MmdumpError, UsageError
 from mmdump.render import escape
 
@@ -43,7 +43,7 @@ def run_words(prog: Program, words: Sequence[str]) -> Result | None:
         attached = Attached.of(prog)
         attached.result = None
         with cli.make_context(NAME, list(words or ["--help"]), obj=attached) as ctx:
-            shared = ctx.obj if isinstance(ctx.obj, Shared) else None
+            shared = shared_of(ctx)
             cli.invoke(ctx)
     except click.exceptions.Exit:
         pass  # help was asked for, or the result says itself that it is incomplete

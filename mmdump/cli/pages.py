@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mmdump.cli.completion import words_of_plugins
 from mmdump.cli.session import output_options, run, shared_of, target_options
 from mmdump.errors import UsageError
 
@@ -67,7 +68,13 @@ def _vmcore(ctx: click.Context) -> str:
 
 @click.command("check", short_help="invariants that do not hold: fsck for struct page")
 @target_options
-@click.option("--only", multiple=True, metavar="CHECK", help="Only this check; repeatable.")
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="CHECK",
+    shell_complete=words_of_plugins(lambda plugins: [each.name for each in plugins.checks()]),
+    help="Only this check; repeatable.",
+)
 @click.option("--list", "listing", is_flag=True, help="List the checks there are.")
 @output_options
 @click.pass_context

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mmdump.cli.attached import Attached
+from mmdump.cli.completion import files, words_of_plugins
 from mmdump.errors import ExitStatus, IncompleteError, UsageError
 
 if TYPE_CHECKING:
@@ -96,10 +97,11 @@ def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--symbols",
             multiple=True,
             metavar="PATH",
+            shell_complete=files,
             help="The kernel's debug info (vmlinux), or a directory to look in. Otherwise it is looked for "
             "beside the dump, in the standard places by build ID, and with debuginfod where that is set up.",
         ),
-        click.argument("vmcore", required=False),
+        click.argument("vmcore", required=False, shell_complete=files),
     ):
         command = decorate(command)
     return command
@@ -125,12 +127,19 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Count call chains by this column (folded, speedscope, pprof): bytes, pages and the like.",
         ),
         click.option("--force", is_flag=True, help="Replace the output file if it exists."),
-        click.option("-o", "--output", metavar="FILE", help="Write to FILE; its suffix chooses the format."),
+        click.option(
+            "-o",
+            "--output",
+            metavar="FILE",
+            shell_complete=files,
+            help="Write to FILE; its suffix chooses the format.",
+        ),
         click.option(
             "-f",
             "--format",
             "format_",
             metavar="FORMAT",
+            shell_complete=words_of_plugins(lambda plugins: plugins.formats()),
             help="text, json, jsonl, csv or parquet; of call chains also folded, speedscope or pprof.",
         ),
     ):
@@ -292,7 +301,8 @@ def rendering(
 @contextlib.contextmanager
 def progress_bar(quiet: bool) -> Iterator[Progress | None]:
     """Progress on standard error, when that is a terminal."""
-    if quiet or not sys.stderr.isatty():
+    # A dumb terminal cannot take a bar away again.
+    if quiet or not sys.stderr.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):
         yield None
         return
     from rich.console import Console

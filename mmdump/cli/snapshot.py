@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mmdump.cli.completion import directories, words_of_plugins
 from mmdump.cli.session import output_options, rendering, shared_of
 from mmdump.errors import ExitStatus, UsageError
 from mmdump.result import Column, Kind, Result, Schema, Table
 
 if TYPE_CHECKING:
+    from mmdump.plugins import Plugins
     from mmdump_snapshots.kernels import Profile
     from mmdump_snapshots.scenario import Scenario
 
@@ -36,6 +38,20 @@ KERNELS = Schema(
 #: The scenario that the demo shows.
 _DEMO = "cma-failure"
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def _profiles(_plugins: Plugins) -> list[str]:
+    from mmdump_snapshots.kernels import profiles
+
+    return list(profiles())
+
+
+_KERNEL = click.option(
+    "--kernel",
+    metavar="PROFILE",
+    shell_complete=words_of_plugins(_profiles),
+    help="The kernel to be; snapshot list names them.",
+)
 
 
 @click.group("snapshot", short_help="synthetic dumps: list what there is, generate one")
@@ -83,9 +99,16 @@ def _list_command(ctx: click.Context, /, **given: Any) -> None:
 
 
 @snapshot_command.command("generate")
-@click.argument("scenario")
-@click.option("-o", "--output", required=True, metavar="DIR", help="Directory to write to; it is made.")
-@click.option("--kernel", metavar="PROFILE", help="The kernel to be; snapshot list names them.")
+@click.argument("scenario", shell_complete=words_of_plugins(lambda plugins: plugins.scenarios()))
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="DIR",
+    shell_complete=directories,
+    help="Directory to write to; it is made.",
+)
+@_KERNEL
 @click.option("--memory", metavar="SIZE", help="Memory of the machine, such as 512M or 64G.")
 @click.option(
     "--container",
@@ -143,8 +166,8 @@ def _generate_command(
 
 
 @click.command("demo", short_help="make a dump and analyse it: works on any machine")
-@click.option("--keep", metavar="DIR", help="Keep the dump in this directory.")
-@click.option("--kernel", metavar="PROFILE", help="The kernel to be; snapshot list names them.")
+@click.option("--keep", metavar="DIR", shell_complete=directories, help="Keep the dump in this directory.")
+@_KERNEL
 @click.pass_context
 def demo_command(ctx: click.Context, keep: str | None, kernel: str | None) -> None:
     """Make the dump of a machine on which a contiguous allocation failed, and show what mmdump says of it."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -139,6 +141,22 @@ def test_a_reader_that_is_gone_is_the_callers_business(monkeypatch: pytest.Monke
     ours, theirs = os.pipe()
     os.close(ours)
     with open(theirs, "wb", buffering=0) as pipe:
-        monkeypatch.setattr(sys, "stdout", type("Stdout", (), {"buffer": pipe}))
+        monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=pipe, flush=lambda: None))
         with pytest.raises(BrokenPipeError), open_output(None) as out:
             out.write(b"x")
+
+
+def test_a_stream_of_text_gets_text_however_the_bytes_are_cut() -> None:
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), open_output(None) as out:
+        for byte in "grün €".encode():
+            out.write(bytes([byte]))
+        out.write(b"\xff.")
+    assert text.getvalue() == "grün €\\xff."
+
+
+def test_what_was_printed_before_comes_first(capfd: pytest.CaptureFixture[str]) -> None:
+    print("before")
+    with open_output(None) as out:
+        out.write(b"after\n")
+    assert capfd.readouterr().out == "before\nafter\n"
