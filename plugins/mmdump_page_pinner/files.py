@@ -11,10 +11,10 @@ from drgn import FaultError
 
 from mmdump.errors import IncompleteError, UnsupportedError
 from mmdump.kernel.layout import find_object
+from mmdump.kernel.rodata import read_only_data
 from mmdump.kernel.stackdepot import StackStatus
 from mmdump.kernelfile import KernelFile
 from mmdump_page_owner.frames import Frames
-from mmdump.kernel.rodata import read_only_data
 from mmdump_page_pinner.android import FILE, is_on, why_no_android_pinner
 from mmdump_page_pinner.marks import GET, PAGE_PINNER, why_no_marks
 from mmdump_page_pinner.rings import FAILURES, LONGTERM, read_ring, ring_variable, tracks_failures
