@@ -242,6 +242,8 @@ class CheckRun(Analysis):
 
 def _known(found: Sequence[Violations], pages: PageRange) -> list[Violations]:
     """Only rows whose struct page is known; those that are not are counted by the coverage."""
+    if not any(len(each.rows) for each in found):
+        return []
     known = initialised(pages)
     kept = [Violations(each.what, each.rows[known[each.rows]], each.values) for each in found]
     return [each for each in kept if len(each.rows)]

@@ -19,6 +19,7 @@ __all__ = [
     "Struct",
     "blanked",
     "c_text",
+    "counts",
     "decoded",
     "hex_text",
     "printable",
@@ -56,6 +57,19 @@ def runs(values: NDArray[Any]) -> tuple[I64, I64]:
         return np.empty(0, np.int64), np.empty(0, np.int64)
     starts = np.flatnonzero(np.concatenate(([True], values[1:] != values[:-1])))
     return starts, np.diff(np.append(starts, len(values)))
+
+
+def counts(found: Bools, starts: I64) -> I64:
+    """How many are true from each start to the next, and from the last one to the end (int64).
+
+    :param starts: Ascending and distinct; the first is 0.
+    """
+    if not found.any():
+        return np.zeros(len(starts), np.int64)
+    if len(found) % 8 == 0 and not (starts & 7).any() and found.flags.c_contiguous:
+        # Truth values are bytes of 0 and 1: eight at once.
+        return np.add.reduceat(np.bitwise_count(found.view(np.uint64)), starts >> 3, dtype=np.int64)
+    return np.add.reduceat(found, starts, dtype=np.int64)
 
 
 def printable(raw: bytes) -> str:

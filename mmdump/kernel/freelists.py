@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -69,12 +70,14 @@ class ListHeads:
 
         :return: The PFN of a page; ``-2 - number`` of a list; or -1 where it is neither. int64.
         """
+        if not len(links):
+            return np.zeros(0, np.int64)
         offset = (links - np.uint64(self.memmap.vmemmap + self.lru & _MASK)).view(np.int64)
         pfn, rest = np.divmod(offset, self.memmap.page_size)
         codes = np.where((rest == 0) & self.memmap.valid(pfn), pfn, _NOWHERE)
         others = np.flatnonzero(codes == _NOWHERE)
         if len(others) and len(self.address):
-            order = np.argsort(self.address, kind="stable")
+            order = self._by_address
             wanted = links[others]
             row = np.minimum(np.searchsorted(self.address, wanted, sorter=order), len(order) - 1)
             found = order[row]
@@ -83,11 +86,21 @@ class ListHeads:
 
     def slots(self, node: I64, zone: I64) -> I64:
         """Index into :attr:`zones` of pages whose flags name a node and a zone index; -1 for none."""
+        table = self._slots
+        known = node < len(table)
+        return np.where(known, table[np.where(known, node, 0), zone], -1)
+
+    @cached_property
+    def _by_address(self) -> I64:
+        return np.argsort(self.address, kind="stable")
+
+    @cached_property
+    def _slots(self) -> I64:
+        """Index of each zone, of shape (nodes, 256)."""
         table = np.full((max((each.node for each in self.zones), default=0) + 1, 256), -1, np.int64)
         for slot, each in enumerate(self.zones):
             table[each.node, each.index] = slot
-        known = node < len(table)
-        return np.where(known, table[np.where(known, node, 0), zone], -1)
+        return table
 
     def order_of(self, lists: I32) -> I64:
         """The order of the blocks that belong on lists, by number."""
@@ -151,8 +164,8 @@ def free_blocks(pages: PageRange, heads: ListHeads) -> Mapping[str, Struct]:
 
 
 def _free_blocks(pages: PageRange, heads: ListHeads) -> Mapping[str, Struct]:
-    rows = np.flatnonzero(pages.is_buddy)
-    stored = pages.private[rows]
+    rows = pages.buddies
+    stored = pages.word_at("private", rows)
     order = np.where(stored < heads.orders, stored, NO_ORDER).astype(np.uint8)
     return {
         "pfn": rows + pages.start,
@@ -160,8 +173,8 @@ def _free_blocks(pages: PageRange, heads: ListHeads) -> Mapping[str, Struct]:
         "zone": heads.slots(pages.node_of(rows), pages.zone_of(rows).astype(np.int64)).astype(np.int16),
         "migratetype": pages.migratetype_of(rows),
         "reported": pages.has_flag("PG_reported", at=rows),
-        "next": heads.codes(pages.lru_next[rows]),
-        "prev": heads.codes(pages.lru_prev[rows]),
+        "next": heads.codes(pages.word_at("lru_next", rows)),
+        "prev": heads.codes(pages.word_at("lru_prev", rows)),
     }
 
 

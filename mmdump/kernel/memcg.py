@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from drgn import FaultError, Object, TypeKind, offsetof
 
-from mmdump.kernel.arrays import U64
+from mmdump.kernel.arrays import I64, U64
 from mmdump.kernel.layout import c_string, enumerators, find_object, find_type, has_member
 
 if TYPE_CHECKING:
@@ -86,6 +86,12 @@ class MemoryCgroups:
     def words(self, pages: PageRange) -> U64:
         """The words of a range of pages, each page's own."""
         return pages.memcg_data if "memcg_data" in (pages.layout.dtype.names or ()) else pages.mem_cgroup
+
+    def words_at(self, pages: PageRange, rows: I64) -> U64:
+        """The same of some rows."""
+        names = pages.layout.dtype.names or ()
+        name = "memcg_data" if "memcg_data" in names else "mem_cgroup"
+        return pages.word_at(name, rows) if name in names else np.zeros(len(rows), np.uint64)
 
     def inodes(self, words: U64) -> U64:
         """``page_cgroup_ino()`` for an array of words: uint64 of the same shape."""

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from mmdump.kernel.arrays import I32, I64, U8, U64, Bools, Struct, blanked
+from mmdump.kernel.arrays import I32, I64, U8, U64, Bools, Struct, blanked, runs
 from mmdump.kernel.page_layout import FolioField, PageLayout
+from mmdump.kernel.pageblock import UNKNOWN
 from mmdump.target.reader import ReadStatus
 
 if TYPE_CHECKING:
@@ -39,8 +40,18 @@ MAPPING_KSM = 3
 #: FOLL_PIN adds this to the reference count of a small folio, in every kernel that has it (5.6 and newer).
 GUP_PIN_COUNTING_BIAS = 1024
 
+#: Rows are few when they are at most this part of a range: then a whole column need not be made for them.
+_FEW = 8
+
 #: A folio of a larger order than this is not believed: 16 GiB hugetlb pages of 4 KiB base pages have 22.
 _MAX_FOLIO_ORDER = 24
+
+
+def _divmod(offset: I64, size: int) -> tuple[I64, I64]:
+    """``np.divmod()``, which takes ten times as long by the usual power of two."""
+    if size & (size - 1):
+        return np.divmod(offset, size)
+    return offset >> (size.bit_length() - 1), offset & (size - 1)
 
 
 class PageRange:
@@ -159,6 +170,11 @@ class PageRange:
         return np.ascontiguousarray(self._rows["_refcount"]).astype(np.int32, copy=False)
 
     @cached_property
+    def referenced(self) -> I64:
+        """Rows whose ``_refcount`` is not zero, ascending: neither free pages nor tails have references."""
+        return np.flatnonzero(self.refcount)
+
+    @cached_property
     def raw_mapcount(self) -> I32:
         """``page->_mapcount`` as stored: one less than the mappings of this page, or a page type."""
         return np.ascontiguousarray(self._rows["_mapcount"]).astype(np.int32, copy=False)
@@ -167,15 +183,47 @@ class PageRange:
         return self._word(name) if name in (self.layout.dtype.names or ()) else np.zeros(len(self), np.uint64)
 
     def _word(self, name: str) -> U64:
-        return np.ascontiguousarray(self._rows[name]).astype(np.uint64, copy=False)
+        assert self.layout.dtype.fields is not None
+        dtype, offset = self.layout.dtype.fields[name][:2]
+        # What lies in one place, such as compound_head and lru.next, is one column.
+        return self.once(
+            ("word", dtype, offset),
+            lambda: np.ascontiguousarray(self._rows[name]).astype(np.uint64, copy=False),
+        )
+
+    def word_at(self, name: str, rows: I64) -> U64:
+        """The 64-bit member of that name, of some rows: no column is made where they are few."""
+        if name in self.__dict__ or len(rows) * _FEW > len(self):
+            column: U64 = getattr(self, name)
+            return column[rows]
+        return self._rows[name][rows].astype(np.uint64, copy=False)
+
+    @cached_property
+    def flagged(self) -> I64:
+        """Rows with any page flag that has a name: free pages have none, and hardly a tail has."""
+        return np.flatnonzero(self.flags & np.uint64(self.layout.all_flags))
 
     def has_flag(self, *names: str, at: I64 | None = None) -> Bools:
         """Rows with any of these page flags set.
 
         :param at: Only these rows.
+        :return: Read-only for all rows: one array for all who ask.
         """
-        mask = np.uint64(self.layout.mask(*names))
-        return ((self.flags if at is None else self.flags[at]) & mask) != 0
+        mask = self.layout.mask(*names)
+        if at is None:
+            return self.once(("any flag", mask), lambda: self._flagged_with(mask))
+        return (self.flags[at] & np.uint64(mask)) != 0
+
+    def _flagged_with(self, mask: int) -> Bools:
+        """Rows with any of these bits, all of which are page flags."""
+        rows = self.flagged
+        if len(rows) * _FEW > len(self):
+            found = (self.flags & np.uint64(mask)) != 0
+        else:
+            found = np.zeros(len(self), bool)
+            found[rows] = (self.flags[rows] & np.uint64(mask)) != 0
+        found.setflags(write=False)
+        return found
 
     def has_all_flags(self, *names: str, at: I64 | None = None) -> Bools:
         """Rows with all of these page flags set; none where the kernel lacks one of them.
@@ -202,7 +250,18 @@ class PageRange:
         """Rows of a page type, such as ``buddy``, ``slab`` or ``hugetlb``: ``PageBuddy()`` and so on.
 
         :param at: Only these rows.
+        :return: Read-only for all rows: one array for all who ask.
         """
+        if at is None:
+            return self.once(("type", name), lambda: self._typed(name))
+        return self._of_type(name, at)
+
+    def _typed(self, name: str) -> Bools:
+        found = self._of_type(name, None)
+        found.setflags(write=False)
+        return found
+
+    def _of_type(self, name: str, at: I64 | None) -> Bools:
         if name == "hugetlb" and (self.layout.hugetlb_dtor is not None or "PG_hugetlb" in self.layout.flags):
             return self._is_hugetlb_by_folio if at is None else self._is_hugetlb_by_folio[at]
         if name == "slab" and "PG_slab" in self.layout.flags:
@@ -221,7 +280,7 @@ class PageRange:
     def _is_hugetlb_by_folio(self) -> Bools:
         """Heads of hugetlb folios where the first tail says so: a destructor (up to 6.5), a flag (to 6.8)."""
         found = np.zeros(len(self), bool)
-        heads = np.flatnonzero(self.is_head)
+        heads = self.heads
         if self.layout.hugetlb_dtor is not None:
             found[heads] = self.folio_field("_folio_dtor", heads) == self.layout.hugetlb_dtor
         else:
@@ -237,18 +296,30 @@ class PageRange:
     @cached_property
     def buddy_order(self) -> U8:
         """Order of the free block a row begins; 0 elsewhere. An impossible order reads as 0."""
-        order = self.private
-        return np.where(self.is_buddy & (order <= self.layout.max_buddy_order), order, 0).astype(np.uint8)
+        found = np.zeros(len(self), np.uint8)
+        order = self.word_at("private", self.buddies)
+        found[self.buddies] = np.where(order <= self.layout.max_buddy_order, order, 0)
+        return found
+
+    @cached_property
+    def buddies(self) -> I64:
+        """The rows of :attr:`is_buddy`, ascending."""
+        return np.flatnonzero(self.is_buddy)
 
     @cached_property
     def in_free_block(self) -> Bools:
         """Pages of free blocks in the buddy allocator, ``is_free_buddy_page()``: first pages and the rest."""
-        heads = np.flatnonzero(self.is_buddy)
-        edges = np.zeros(len(self) + 1, np.int32)
-        np.add.at(edges, heads, 1)
-        ends = heads + np.left_shift(1, self.buddy_order[heads].astype(np.int64))
-        np.add.at(edges, np.minimum(ends, len(self)), -1)
-        return np.cumsum(edges[:-1]) > 0
+        heads = self.buddies
+        if not len(heads):
+            return np.zeros(len(self), bool)
+        ends = np.minimum(heads + np.left_shift(1, self.buddy_order[heads].astype(np.int64)), len(self))
+        following = np.append(heads[1:], len(self))
+        # In a damaged dump a block may lie in another, or begin in one and end beyond it.
+        ends = np.minimum(np.maximum.accumulate(ends), following)
+        # By turns pages that are in none, and pages of a block.
+        lengths = np.empty(2 * len(heads) + 1, np.int64)
+        lengths[0], lengths[1::2], lengths[2::2] = heads[0], ends - heads, following - ends
+        return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
 
     # Compound pages.
 
@@ -264,6 +335,16 @@ class PageRange:
     def is_head(self) -> Bools:
         """Head pages of compound pages (large folios)."""
         return self.has_flag("PG_head") & ~self.is_tail
+
+    @cached_property
+    def tails(self) -> I64:
+        """The rows of :attr:`is_tail`, ascending."""
+        return np.flatnonzero(self.is_tail)
+
+    @cached_property
+    def heads(self) -> I64:
+        """The rows of :attr:`is_head`, ascending."""
+        return np.flatnonzero(self.is_head)
 
     @cached_property
     def _fake_heads(self) -> I64:
@@ -287,8 +368,19 @@ class PageRange:
     @cached_property
     def head_pfn(self) -> I64:
         """PFN of the folio's head; the page's own PFN where it is not a tail, or its head is garbage."""
+        if not len(self.tails):
+            return self.pfn
         head = self.pfn.copy()
-        rows = np.flatnonzero(self.is_tail)
+        head[self.tails] = self.named_heads + self.start
+        return head
+
+    @cached_property
+    def named_heads(self) -> I64:
+        """Row of the head that each of :attr:`tails` names, int64: its own row where that is garbage.
+
+        Negative where the head lies in a range before: only gigantic hugetlb pages are that large.
+        """
+        rows = self.tails
         named = self.compound_head[rows]
         size = self.layout.dtype.itemsize
         base = np.uint64(self.layout.vmemmap)
@@ -299,16 +391,34 @@ class PageRange:
             if fake.any():
                 named[fake] = self.compound_head[rows[fake] + 1]
             named -= np.uint64(1)
-        pfn, rest = np.divmod((named - base).astype(np.int64), size)
-        good = (rest == 0) & (pfn >= 0) & (pfn < self.start + rows)
-        head[rows[good]] = pfn[good]
-        return head
+        pfn, rest = _divmod((named - base).view(np.int64), size)
+        pfn -= self.start
+        good = (rest == 0) & (pfn >= -self.start) & (pfn < rows)
+        return np.where(good, pfn, rows)
+
+    @cached_property
+    def tail_counts(self) -> I64:
+        """How many tails each row has within its folio, int64: of a whole one, all of its pages but one.
+
+        Tails in ranges after this one are not counted.
+        """
+        rows, heads = self.tails, self.named_heads
+        inside = (heads >= 0) & (heads < rows)
+        if not inside.all():
+            rows, heads = rows[inside], heads[inside]
+        near = rows - heads < np.left_shift(1, self.folio_order[heads].astype(np.int64))
+        return np.bincount(heads[near], minlength=len(self))
+
+    @cached_property
+    def mapcount_sums(self) -> I64:
+        """Sums of ``_mapcount + 1`` of all rows before each row, and last of all rows, int64."""
+        return np.concatenate(([0], np.cumsum(self.raw_mapcount.astype(np.int64) + 1)))
 
     @cached_property
     def folio_order(self) -> U8:
         """Order of the folio, at its head; 0 elsewhere. An impossible order reads as 0."""
         order = np.zeros(len(self), np.uint8)
-        heads = np.flatnonzero(self.is_head)
+        heads = self.heads
         stored = self.stored_folio_order(heads)
         pfn = self.start + heads
         good = (stored <= _MAX_FOLIO_ORDER) & (pfn & ((1 << np.minimum(stored, 32)) - 1) == 0)
@@ -330,6 +440,8 @@ class PageRange:
 
     def folio_value(self, field: FolioField, heads: I64) -> I64:
         """The same for a field that a plugin has found; unsigned 64-bit words wrap around."""
+        if not len(heads):
+            return np.zeros(0, np.int64)
         page, offset = divmod(field.offset, self.layout.dtype.itemsize)
         rows = heads + page
         inside = rows < len(self)
@@ -344,6 +456,8 @@ class PageRange:
 
     def folio_mapcount(self, heads: I64) -> I64:
         """How often the folio is mapped, ``folio_mapcount()``, for rows that are heads or small folios."""
+        if not len(heads):
+            return np.zeros(0, np.int64)
         large = self.is_head[heads]
         typed = ~self.readable[heads] | self.is_typed(at=heads) | self.is_type("slab", at=heads)
         small = np.where(typed, 0, self.raw_mapcount[heads].astype(np.int64) + 1)
@@ -358,7 +472,7 @@ class PageRange:
         """``folio_mapcount()`` of large folios up to 6.9: of the whole, and of every page."""
         entire = self.folio_field("_entire_mapcount", heads) + 1
         count = np.left_shift(1, self.folio_order[heads].astype(np.int64))
-        total = np.concatenate(([0], np.cumsum(self.raw_mapcount.astype(np.int64) + 1)))
+        total = self.mapcount_sums
         pages = total[np.minimum(heads + count, len(self))] - total[heads]
         if "PG_double_map" in self.layout.flags:
             # Up to 6.1 mapping the whole counted in each page too, for files always, for anonymous folios
@@ -406,7 +520,7 @@ class PageRange:
     def migratetype_of(self, rows: I64) -> U8:
         """Migratetype of some rows' pageblock, ``get_pageblock_migratetype()``; 255 where unreadable."""
         if self._blocks is None:
-            return np.full(len(rows), 255, np.uint8)
+            return np.full(len(rows), UNKNOWN, np.uint8)
         return self._blocks.of_pages(rows + self.start)
 
     @cached_property
@@ -422,4 +536,13 @@ class PageRange:
     @cached_property
     def migratetype(self) -> U8:
         """Migratetype of every row's pageblock; 255 where unreadable."""
-        return self.migratetype_of(np.arange(len(self)))
+        if self._blocks is None:
+            return np.full(len(self), UNKNOWN, np.uint8)
+        return self._blocks.of_range(self.start, self.end)
+
+    @cached_property
+    def places(self) -> I64:
+        """First rows of the runs of pages whose flags name one zone of one node, ascending."""
+        bits = self._zone_bits
+        mask = bits.zone_mask << bits.zone_shift | bits.node_mask << bits.node_shift
+        return runs(self.flags & np.uint64(mask))[0]

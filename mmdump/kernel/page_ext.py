@@ -39,6 +39,8 @@ __all__ = [
 
 #: No client or combination of clients needs more than this for a page; a larger stride is garbage.
 _MAX_STRIDE = 4096
+#: Rows are few when they are at most this part of a range.
+_FEW = 8
 #: The flags word comes first, in entries that have one.
 _FLAGS_SIZE = 8
 #: mem_section.page_ext has this bit set while the section goes offline (PAGE_EXT_INVALID, 6.1).
@@ -247,13 +249,27 @@ class ClientData:
             found = self._columns[name] = np.concatenate([piece[name] for piece in self._pieces])
         return found
 
+    def at(self, name: str, rows: I64) -> Struct:
+        """A column's values of some pages: no column is made where they are few.
+
+        :raises KeyError: There is no such column.
+        """
+        if name in self._columns or len(rows) * _FEW > len(self._pieces[0]):
+            return self[name][rows]
+        if name not in self.names:
+            raise KeyError(name)
+        return self._gather([piece[name] for piece in self._pieces], rows)
+
     def rows(self, rows: I64) -> Struct:
         """The data of some pages, as a structured array. Cheaper than columns when they are few."""
-        if len(self._pieces) == 1:
-            return self._pieces[0][rows]
-        found = np.empty(len(rows), self._pieces[0].dtype)
+        return self._gather(self._pieces, rows)
+
+    def _gather(self, pieces: Sequence[Struct], rows: I64) -> Struct:
+        if len(pieces) == 1:
+            return pieces[0][rows]
+        found = np.empty(len(rows), pieces[0].dtype)
         low = 0
-        for piece in self._pieces:
+        for piece in pieces if len(rows) else ():
             inside = (rows >= low) & (rows < low + len(piece))
             found[inside] = piece[rows[inside] - low]
             low += len(piece)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -70,6 +71,11 @@ class PageLayout:
     head_is_mask: bool = False
     fake_heads: bool = True
     hugetlb_dtor: int | None = None
+
+    @cached_property
+    def all_flags(self) -> int:
+        """The mask of all page flags that have a name."""
+        return self.mask(*(name for name in self.flags if name.startswith("PG_")))
 
     def mask(self, *names: str) -> int:
         """The mask of these page flags; a flag that this kernel does not have adds nothing."""

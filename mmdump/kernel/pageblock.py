@@ -64,6 +64,12 @@ class PageblockRange:
         """The migratetype of each page's block, for PFNs in the range."""
         return self.migratetype[(pfn >> self.order) - self.first]
 
+    def of_range(self, start: int, end: int) -> U8:
+        """The migratetype of the block of each of the pages [start, end)."""
+        first, last = start >> self.order, (end - 1) >> self.order
+        edges = np.clip(np.arange(first, last + 2) << self.order, start, end)
+        return np.repeat(self.migratetype[first - self.first : last + 1 - self.first], np.diff(edges))
+
 
 def read_pageblock_layout(prog: Program, page_shift: int) -> PageblockLayout:
     """Find the order of pageblocks and the names of migratetypes.

@@ -186,6 +186,9 @@ def account_references(pages: PageRange, rows: I64, batches: FolioBatches) -> Re
 
     :param rows: Rows that are heads or small folios.
     """
+    if not len(rows):
+        nothing, none = np.zeros(0, np.int64), np.zeros(0, bool)
+        return ReferenceAccount(FolioKinds(none, none, none, none), *[nothing] * 5)
     references = pages.refcount[rows].astype(np.int64)
     mapcount = pages.folio_mapcount(rows)
     kinds = folio_kinds(pages, rows)

@@ -37,7 +37,7 @@ def guard_blocks(pages: PageRange, heads: ListHeads) -> dict[str, Struct]:
     if pages.ext is not None:
         guard = guard | pages.ext.has_flag("PAGE_EXT_DEBUG_GUARD")
     rows = np.flatnonzero(guard)
-    order = pages.private[rows]
+    order = pages.word_at("private", rows)
     return {
         "zone": heads.slots(pages.node_of(rows), pages.zone_of(rows).astype(np.int64)),
         "order": np.where(order < heads.orders, order, 0).astype(np.int64),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmdump.kernel.arrays import I64, Bools, Struct, runs
+from mmdump.kernel.arrays import I64, U8, Bools, Struct, counts, runs
 from mmdump.kernel.layout import enumerators
 from mmdump_page_owner.record import PAGE_OWNER, gfp_migratetype, groups_by_mobility, on_every_page
 
@@ -58,6 +58,21 @@ def read_block_rules(kernel: Kernel) -> BlockRules:
     )
 
 
+def _known_places(pages: PageRange) -> I64:
+    """First rows of runs of pages in one zone of one node; the first row of all is always one.
+
+    Where a page that could not be read lies is not known: it counts with its neighbour.
+    """
+    if pages.readable.all():
+        return pages.places
+    known = np.flatnonzero(pages.readable)
+    if not len(known):
+        return np.zeros(1, np.int64)
+    named = pages.node_of(known) << 8 | pages.zone_of(known)
+    starts = known[runs(named)[0]]
+    return starts if not starts[0] else np.append(0, starts)
+
+
 class Blocks:
     """The pageblocks that a range of pages touches, one row for each block and zone of it.
 
@@ -70,24 +85,25 @@ class Blocks:
         self.pages = pages
         self.rules = rules
         self._record = pages.ext["page_owner"]
-        # Node and zone of a page that could not be read are not known: it counts with its neighbour.
-        zone = (pages.node << 8 | pages.zone).astype(np.int64)
-        zone[~pages.readable] = -1
-        rows = np.maximum.accumulate(np.where(zone >= 0, np.arange(len(pages)), 0))
-        zone = zone[rows]
+        places = _known_places(pages)
+        first = np.arange(-pages.start % (1 << rules.order), len(pages), 1 << rules.order)
         #: First row and number of pages of each block, int64.
-        self.start, self.length = runs((pages.pfn >> rules.order) << 20 | (zone & 0xFFFFF))
+        self.start: I64 = np.union1d(first, places)
+        self.length: I64 = np.diff(np.append(self.start, len(pages)))
         at = self.start
         #: Number of each block: its PFN >> pageblock_order.
-        self.number: I64 = pages.pfn[at] >> rules.order
-        self.node: I64 = np.where(zone[at] >= 0, zone[at] >> 8, -1)
-        self.zone: I64 = np.where(zone[at] >= 0, zone[at] & 0xFF, -1)
+        self.number: I64 = (at + pages.start) >> rules.order
+        # A page that is in the place of a neighbour; of no place, where nothing before it could be read.
+        there = places[np.searchsorted(places, at, side="right") - 1]
+        known = pages.readable[there]
+        self.node: I64 = np.where(known, pages.node_of(there), -1)
+        self.zone: I64 = np.where(known, pages.zone_of(there).astype(np.int64), -1)
         #: Migratetype of each block, int64; 255 where unreadable.
         self.migratetype: I64 = pages.migratetype_of(at).astype(np.int64)
 
     def sum(self, pages: Bools) -> I64:
         """How many of these pages each block has."""
-        return np.add.reduceat(pages, self.start, dtype=np.int64) if len(self.start) else self.start
+        return counts(pages, self.start)
 
     def of_page(self, values: Struct) -> Struct:
         """The value of its block for every page."""
@@ -99,27 +115,38 @@ class Blocks:
         assert self.pages.ext is not None
         every = on_every_page(self._record.names)
         flags = PAGE_OWNER.flags if every else PAGE_OWNER.flags[:1]
-        found = self.pages.ext.has_flag(*flags) & self.pages.readable
+        found = self.pages.ext.has_flag(*flags)
+        if not found.any():
+            return found
         # The kernel looks at neither free nor reserved pages.
-        return found & ~self.pages.is_buddy & ~self.pages.has_flag("PG_reserved")
+        return found & self.pages.readable & ~self.pages.is_buddy & ~self.pages.has_flag("PG_reserved")
 
     @cached_property
     def garbage(self) -> Bools:
         """Of those, the ones whose record is of an impossible order."""
+        if not self.recorded.any():
+            return self.recorded
         return self.recorded & (self._record["order"] > self.rules.max_order)
 
     @cached_property
-    def page_type(self) -> I64:
-        """The migratetype that a record's gfp_mask asked for, ``gfp_migratetype()``, int64."""
+    def page_type(self) -> U8:
+        """The migratetype that a record's gfp_mask asked for, ``gfp_migratetype()``, uint8."""
         if not self.rules.group_by_mobility:
-            return np.zeros(len(self.pages), np.int64)
-        return gfp_migratetype(self._record["gfp_mask"].astype(np.uint64)).astype(np.int64)
+            return np.zeros(len(self.pages), np.uint8)
+        return gfp_migratetype(self._record["gfp_mask"]).astype(np.uint8)
+
+    @cached_property
+    def differing(self) -> Bools:
+        """Pages whose record, whatever it is worth, asked for another migratetype than their block's."""
+        return self.page_type != self.pages.migratetype
 
     @cached_property
     def foreign(self) -> Bools:
         """Recorded pages that asked for another migratetype than their block's."""
+        if not self.recorded.any():
+            return self.recorded
         known = self.of_page(self.migratetype < self.rules.types)
-        return self.recorded & known & (self.page_type != self.of_page(self.migratetype))
+        return self.recorded & known & self.differing
 
     @cached_property
     def mixed(self) -> Bools:
@@ -128,6 +155,8 @@ class Blocks:
         On that way it skips the rest of every allocation that belongs there, whatever the records of its
         later pages say. A jump that begins in an earlier range is not followed: only gigantic pages make one.
         """
+        if not self.foreign.any():
+            return np.zeros(len(self.start), bool)
         count = len(self.pages)
         row = np.arange(count)
         step = np.ones(count, np.int64)
@@ -158,12 +187,29 @@ class Blocks:
         return visited[:-1]
 
     @cached_property
-    def allocated_by(self) -> I64:
-        """The row of the record that each page was allocated by, int64; -1 where there is none."""
-        row = np.arange(len(self.pages))
-        good = self.recorded & ~self.garbage & ~self.pages.in_free_block
+    def allocated(self) -> Bools:
+        """Pages that a record tells of as allocated: their own, or before 5.4 that of their allocation."""
         if on_every_page(self._record.names):
-            return np.where(good, row, -1)
+            return self._good
+        return self._last >= 0
+
+    def record_of(self, rows: I64) -> I64:
+        """The row of the record by which each of these rows, allocated ones, was allocated."""
+        return rows if on_every_page(self._record.names) else self._last[rows]
+
+    @cached_property
+    def _good(self) -> Bools:
+        """Pages with a record of their own that can be true."""
+        if not self.recorded.any():
+            return self.recorded
+        return self.recorded & ~self.garbage & ~self.pages.in_free_block
+
+    @cached_property
+    def _last(self) -> I64:
+        """The row of the record of the allocation that each page lies in, int64; -1 where there is none."""
+        row, good = np.arange(len(self.pages)), self._good
+        if not good.any():
+            return np.full(len(row), -1)
         last = np.maximum.accumulate(np.where(good, row, -1))
         order = np.minimum(self._record["order"][last], _MAX_JUMP).astype(np.int64)
         inside = (last >= 0) & (row < last + np.left_shift(1, order))
@@ -177,14 +223,18 @@ class Blocks:
         Blocks of CMA, of the high-order atomic reserve and isolated ones lend themselves to other types by
         design: there nothing pollutes.
         """
+        if not self.allocated.any():
+            return self.allocated
         lent = (self.migratetype >= self.rules.pcp_types) | (self.migratetype == self.rules.cma)
-        by = self.allocated_by
-        kind = self.page_type[by]
-        return (by >= 0) & ~self.of_page(lent) & (kind != self.of_page(self.migratetype))
+        if on_every_page(self._record.names):
+            differs = self.differing
+        else:
+            differs = self.page_type[self._last] != self.pages.migratetype
+        return self.allocated & ~self.of_page(lent) & differs
 
     @cached_property
     def free(self) -> Bools:
         """Free pages: in the buddy allocator, or on their way to it (per-CPU lists)."""
         pages = self.pages
-        idle = pages.readable & (pages.refcount == 0) & (self.allocated_by < 0)
+        idle = pages.readable & (pages.refcount == 0) & ~self.allocated
         return pages.in_free_block | (idle & ~pages.has_flag("PG_reserved"))

@@ -9,6 +9,7 @@ import numpy as np
 from drgn import FaultError
 
 from mmdump.checks import Broken, Check, Violations
+from mmdump.kernel.arrays import runs
 from mmdump.kernel.layout import find_object
 from mmdump.kernel.stackdepot import StackStatus
 from mmdump.target.reader import ReadStatus
@@ -56,9 +57,11 @@ class OwnerFree(_OwnerCheck):
         if pages.ext is None:
             return ()
         owners, early = state
+        rows = np.flatnonzero(owners.recorded(pages) & pages.in_free_block)
+        if not len(rows):
+            return ()
         handle = pages.ext["page_owner"]["handle"]
-        owned = owners.recorded(pages) & (handle != early) & (pages.ext.status == ReadStatus.READ)
-        rows = np.flatnonzero(owned & pages.in_free_block)
+        rows = rows[(handle[rows] != early) & (pages.ext.status[rows] == ReadStatus.READ)]
         what = "is free, and page_owner says it is allocated (handle {handle:#x})"
         return [Violations(what, rows, {"handle": handle})]
 
@@ -87,9 +90,9 @@ class OwnerUsed(_OwnerCheck):
         if pages.ext is None or not on_every_page(pages.ext["page_owner"].names):
             return ()
         freed = pages.ext.has_flag("PAGE_EXT_OWNER") & ~pages.ext.has_flag("PAGE_EXT_OWNER_ALLOCATED")
-        freed &= pages.ext.status == ReadStatus.READ
-        used = (pages.refcount > 0) & ~pages.in_free_block & ~pages.has_flag("PG_reserved", "PG_hwpoison")
-        rows = np.flatnonzero(freed & used)
+        rows = np.flatnonzero(freed & ~pages.in_free_block)
+        rows = rows[(pages.ext.status[rows] == ReadStatus.READ) & (pages.refcount[rows] > 0)]
+        rows = rows[~pages.has_flag("PG_reserved", "PG_hwpoison", at=rows)]
         return [
             Violations(
                 "has {refcount} references, and page_owner says it was freed",
@@ -111,6 +114,8 @@ class OwnerRecord(_OwnerCheck):
         if pages.ext is None:
             return ()
         rows = np.flatnonzero(state.garbage(pages, state.allocated(pages)))
+        if not len(rows):
+            return ()
         order = pages.ext["page_owner"]["order"]
         return [Violations("page_owner says it was allocated with order {order}", rows, {"order": order})]
 
@@ -118,13 +123,17 @@ class OwnerRecord(_OwnerCheck):
         """The handles there are, and a page of each."""
         if pages.ext is None:
             return None
-        allocated = state.allocated(pages) & ~state.garbage(pages, state.allocated(pages))
-        handles = pages.ext["page_owner"]["handle"][allocated] & np.uint32(state.handle_mask)
-        found, count = np.unique(handles, return_counts=True)
-        return {
-            "handle": found[:_MAX_HANDLES].astype(np.int64),
-            "pages": count[:_MAX_HANDLES].astype(np.int64),
-        }
+        allocated = state.allocated(pages)
+        rows = np.flatnonzero(allocated & ~state.garbage(pages, allocated))
+        if not len(rows):
+            return None
+        # Neighbours often are of one allocation.
+        handles = pages.ext["page_owner"].at("handle", rows) & np.uint32(state.handle_mask)
+        starts, lengths = runs(handles)
+        found, which = np.unique(handles[starts], return_inverse=True)
+        count = np.zeros(len(found), np.int64)
+        np.add.at(count, which, lengths)
+        return {"handle": found[:_MAX_HANDLES].astype(np.int64), "pages": count[:_MAX_HANDLES]}
 
     def finish(
         self,

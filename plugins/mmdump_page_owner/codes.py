@@ -75,9 +75,14 @@ class Rows:
         """A column of :data:`CODES`, one value for each row."""
         return CODES[name](self)
 
+    def column(self, name: str) -> Struct:
+        """A member of the record, one value for each row."""
+        at = self.at
+        return self.record[name][at] if isinstance(at, slice) else self.record.at(name, at)
+
     def member(self, name: str) -> Struct:
         """The member of the record that the code of this name is."""
-        return self.record[MEMBERS[name][self.facts.free]][self.at]
+        return self.column(MEMBERS[name][self.facts.free])
 
     def only(self, keep: Bools) -> Rows:
         """Those rows for which ``keep`` is true."""
@@ -87,14 +92,14 @@ class Rows:
         """Task names as two words each, uint64; zeros in kernels that keep none."""
         if "comm" not in self.record.names:
             return np.zeros(len(self.rows), np.uint64), np.zeros(len(self.rows), np.uint64)
-        words = np.ascontiguousarray(self.record["comm"]).view("<u8").reshape(-1, 2)
-        return words[self.at, 0], words[self.at, 1]
+        words = np.ascontiguousarray(self.column("comm")).view("<u8").reshape(-1, 2)
+        return words[:, 0], words[:, 1]
 
 
 def _migratetype(rows: Rows) -> Struct:
     if not rows.facts.group_by_mobility:
         return np.zeros(len(rows.rows), np.uint8)
-    return gfp_migratetype(rows.record["gfp_mask"][rows.at]).astype(np.uint8)
+    return gfp_migratetype(rows.column("gfp_mask")).astype(np.uint8)
 
 
 def _area(rows: Rows) -> Struct:
@@ -116,8 +121,8 @@ CODES: Mapping[str, Callable[[Rows], Struct]] = {
     "ts": lambda rows: rows.member("ts").astype(np.uint64),
     "pid": lambda rows: rows.member("pid").astype(np.int64),
     "tgid": lambda rows: rows.member("tgid").astype(np.int64),
-    "order": lambda rows: rows.record["order"][rows.at].astype(np.int64),
-    "gfp_mask": lambda rows: rows.record["gfp_mask"][rows.at].astype(np.uint64),
+    "order": lambda rows: rows.column("order").astype(np.int64),
+    "gfp_mask": lambda rows: rows.column("gfp_mask").astype(np.uint64),
     "migratetype": _migratetype,
     "block": lambda rows: rows.pages.migratetype_of(rows.rows),
     "zone": lambda rows: rows.pages.zone_of(rows.rows),

@@ -114,7 +114,7 @@ class StackDepotAnalysis(Analysis):
         if pages.ext is None or owners is None:
             return {}
         allocated = owners.allocated(pages)
-        allocated &= ~owners.garbage(pages, allocated)
+        allocated = allocated & ~owners.garbage(pages, allocated)
         record, mask = pages.ext["page_owner"], np.uint32(owners.handle_mask)
         rows = np.flatnonzero(allocated)
         found = [(record["handle"][rows] & mask, owners.pages_of_records(pages, rows), "pages")]

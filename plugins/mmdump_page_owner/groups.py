@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from mmdump.kernel.arrays import Struct
+from mmdump.kernel.arrays import Struct, counts
 from mmdump.result import Column, Kind, Schema, Table
 from mmdump_page_owner.codes import MEMBERS
 from mmdump_page_owner.keys import KEYS, STACKTRACE, Sums, named, text_of
@@ -46,32 +46,37 @@ def sum_rows(rows: Rows, codes: Sequence[str], pages: Struct, first: Struct, han
     :param pages: How many pages each row stands for, int64.
     :param first: Whether an allocation begins with it.
     """
-    handle = (rows.member("handle") & np.uint32(handle_mask)).astype(np.uint64)
-    order = rows.code("order").astype(np.uint64)
-    chain = (handle << np.uint64(_HANDLE_SHIFT)) | (order << np.uint64(_ORDER_SHIFT))
     low, high = rows.comm()
-    keys: dict[str, Struct] = {
-        "chain": chain | rows.code("migratetype"),
+    parts: dict[str, Struct] = {
+        "handle": rows.member("handle"),
+        "order": rows.column("order"),
+        "migratetype": rows.code("migratetype"),
         "comm_low": low,
         "comm_high": high,
         **{code: rows.code(code) for code in codes},
     }
+    # Neighbours often are one allocation, or were allocated one after the other.
+    begins = np.zeros(len(rows.rows), bool)
+    begins[:1] = True
+    for part in parts.values():
+        begins[1:] |= part[1:] != part[:-1]
+    starts = np.flatnonzero(begins)
+    keys = {name: part[starts] for name, part in parts.items()}
+    handle = (keys.pop("handle") & np.uint32(handle_mask)).astype(np.uint64)
+    order, migratetype = keys.pop("order").astype(np.uint64), keys.pop("migratetype")
+    chain = (handle << np.uint64(_HANDLE_SHIFT)) | (order << np.uint64(_ORDER_SHIFT))
     known = MEMBERS["ts"][rows.facts.free] in rows.record.names
     ts = rows.code("ts") if known else np.zeros(len(rows.rows), np.uint64)
-    if not len(ts):
-        return keys | {"pages": pages, "allocations": np.zeros(0, np.int64), "oldest": ts, "newest": ts}
-    # Neighbours often are one allocation, or were allocated one after the other.
-    begins = np.zeros(len(ts), bool)
-    begins[0] = True
-    for key in keys.values():
-        begins[1:] |= key[1:] != key[:-1]
-    starts = np.flatnonzero(begins)
-    return {name: key[starts] for name, key in keys.items()} | {
-        "pages": np.add.reduceat(pages, starts),
-        "allocations": np.add.reduceat(first.astype(np.int64), starts),
-        "oldest": np.minimum.reduceat(ts, starts),
-        "newest": np.maximum.reduceat(ts, starts),
-    }
+    return (
+        {"chain": chain | migratetype}
+        | keys
+        | {
+            "pages": np.add.reduceat(pages, starts),
+            "allocations": counts(first, starts),
+            "oldest": np.minimum.reduceat(ts, starts),
+            "newest": np.maximum.reduceat(ts, starts),
+        }
+    )
 
 
 def fold_sums(frame: pl.DataFrame) -> pl.DataFrame:

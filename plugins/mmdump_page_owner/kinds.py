@@ -28,11 +28,24 @@ _CODE = {name: np.uint8(code) for code, name in enumerate(KINDS)}
 
 def kernels_own(pages: PageRange, rows: I64) -> Bools:
     """Whether each of these rows is the kernel's own memory, of kind ``kernel`` or ``cma``."""
-    # Most pages are told apart by two words.
-    maybe = (pages.mapping[rows] == 0) & ~pages.has_flag("PG_lru", "PG_reserved", "PG_slab", at=rows)
-    found = np.flatnonzero(maybe)
-    maybe[found] = kind_codes(pages, rows[found]) == _KERNEL
-    return maybe
+    if not len(rows):
+        return np.zeros(0, bool)
+    # Most pages are told apart by two words, and what a type says of those that begin a folio.
+    plain, typed = pages.once("plain pages", lambda: _plain(pages))
+    own = plain[rows]
+    tails = np.flatnonzero(own & pages.is_tail[rows])
+    own &= ~typed[rows]
+    if len(tails):
+        own[tails] = kind_codes(pages, rows[tails]) == _KERNEL
+    return own
+
+
+def _plain(pages: PageRange) -> tuple[Bools, Bools]:
+    """Pages without a mapping that are on no LRU, reserved or slab; and pages that have a type."""
+    typed = pages.is_typed()
+    for name in ("slab", "table", "hugetlb"):
+        typed |= pages.is_type(name)
+    return (pages.mapping == 0) & ~pages.has_flag("PG_lru", "PG_reserved", "PG_slab"), typed
 
 
 def kind_codes(pages: PageRange, rows: I64, cma: int = -1) -> U8:

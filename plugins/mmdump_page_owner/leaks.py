@@ -93,15 +93,22 @@ def age_rows(rows: Rows, handle_mask: int, now: int) -> Columns:
     :param now: When the dump was taken, nanoseconds.
     """
     rows = rows.only(kernels_own(rows.pages, rows.rows))
-    ts = rows.code("ts")
-    part = np.minimum(ts // np.uint64(now // _PARTS + 1), _PARTS - 1).astype(np.uint8)
+    ts, handles, pages = (
+        rows.code("ts"),
+        _allocated_by(rows, handle_mask),
+        np.left_shift(1, rows.code("order")),
+    )
+    ends = np.arange(1, _PARTS, dtype=np.uint64) * np.uint64(now // _PARTS + 1)
+    part = np.searchsorted(ends, ts, side="right").astype(np.uint8)
+    # Neighbours often were allocated one after the other.
+    starts, lengths = runs(handles << 8 | part)
     return {
-        "stack_id": _allocated_by(rows, handle_mask),
-        "part": part,
-        "pages": np.left_shift(1, rows.code("order")),
-        "allocations": np.ones(len(part), np.int64),
-        "oldest": ts,
-        "newest": ts,
+        "stack_id": handles[starts],
+        "part": part[starts],
+        "pages": np.add.reduceat(pages, starts),
+        "allocations": lengths,
+        "oldest": np.minimum.reduceat(ts, starts),
+        "newest": np.maximum.reduceat(ts, starts),
     }
 
 
@@ -117,7 +124,7 @@ def free_rows(rows: Rows, handle_mask: int) -> Columns:
 
 def _allocated_by(rows: Rows, handle_mask: int) -> I64:
     """The chains that allocated the pages, whether they are allocated now or not."""
-    return (rows.record["handle"][rows.rows] & np.uint32(handle_mask)).astype(np.int64)
+    return (rows.column("handle") & np.uint32(handle_mask)).astype(np.int64)
 
 
 def fold_ages(frame: pl.DataFrame) -> pl.DataFrame:

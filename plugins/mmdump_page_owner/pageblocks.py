@@ -111,7 +111,7 @@ class Pageblocks(Analysis):
         chains = np.bincount(polluters["block"], minlength=len(blocks.start))
         polluters["alone"] = (chains[polluters["block"]] == 1).astype(np.int64)
         polluters["block_type"] = blocks.migratetype[polluters.pop("block")]
-        free, allocated = blocks.free, blocks.allocated_by >= 0
+        free, allocated = blocks.free, blocks.allocated
         rows: dict[str, Struct] = {
             "pfn": pages.start + blocks.start,
             "node": blocks.node,
@@ -158,13 +158,16 @@ class Pageblocks(Analysis):
 def _polluters(blocks: Blocks, wanted: Bools, state: State) -> dict[str, Struct]:
     """One row for each block, call chain and type of its pages: how many pages and allocations."""
     assert blocks.pages.ext is not None
-    rows = np.flatnonzero(blocks.polluting & blocks.of_page(wanted))
-    by = blocks.allocated_by[rows]
+    rows = np.flatnonzero(blocks.polluting)
+    if not len(rows):
+        return dict.fromkeys(("block", "page_type", "stack_id", "pages", "blocks"), np.zeros(0, np.int64))
+    rows = rows[blocks.of_page(wanted)[rows]]
+    by = blocks.record_of(rows)
     record = blocks.pages.ext["page_owner"].rows(by)
-    block = blocks.of_page(np.arange(len(blocks.start)))[rows]
+    block = np.searchsorted(blocks.start, rows, side="right") - 1
     handle = record["handle"].astype(np.int64) & state.handle_mask
     # 16 bits are enough for the blocks of a range and 2 for the types that a gfp mask can ask for.
-    key = block << 34 | blocks.page_type[by] << 32 | handle
+    key = block << 34 | blocks.page_type[by].astype(np.int64) << 32 | handle
     keys, counts = np.unique(key, return_counts=True)
     return {
         "block": keys >> 34,

@@ -157,19 +157,17 @@ class Owners:
     handle_mask: int
 
     def allocated(self, pages: PageRange) -> Bools:
-        """Pages that are allocated now and have a record, every page of a block.
+        """Pages that are allocated now and have a record, every page of a block. Read-only.
 
         Before 5.4 only the first page of each: see :func:`on_every_page`. Free blocks are stepped over, as
         ``read_page_owner()`` does: pages that lay on per-CPU lists when page_owner began look allocated to
         it, and keep that record in the free block that takes them back.
         """
-        return self.recorded(pages) & ~pages.in_free_block
+        return pages.once("page_owner allocated", lambda: _allocated(self.recorded(pages), pages))
 
     def recorded(self, pages: PageRange) -> Bools:
-        """Pages of which page_owner says that they are allocated, wherever they lie."""
-        assert pages.ext is not None
-        flagged = pages.ext.has_flag(*_allocated_flags(pages.ext["page_owner"].names))
-        return flagged & (pages.ext["page_owner"]["handle"] != 0)
+        """Pages of which page_owner says that they are allocated, wherever they lie. Read-only."""
+        return pages.once("page_owner recorded", lambda: _recorded(pages))
 
     def freed(self, pages: PageRange) -> Bools:
         """Pages that are free, or on their way there, and have a record of who freed them (5.4)."""
@@ -183,11 +181,15 @@ class Owners:
     def garbage(self, pages: PageRange, allocated: Bools) -> Bools:
         """Records that cannot be true: of an order that no allocation has."""
         assert pages.ext is not None
-        return allocated & (pages.ext["page_owner"]["order"] > self.max_order)
+        return (
+            allocated & (pages.ext["page_owner"]["order"] > self.max_order) if allocated.any() else allocated
+        )
 
     def first_pages(self, pages: PageRange, allocated: Bools) -> Bools:
         """Of those, the first page of each allocation: what ``/sys/kernel/debug/page_owner`` lists."""
         assert pages.ext is not None
+        if not allocated.any():
+            return allocated
         order = np.minimum(pages.ext["page_owner"]["order"], 62).astype(np.int64)
         return allocated & ((pages.pfn & (np.left_shift(1, order) - 1)) == 0)
 
@@ -221,7 +223,7 @@ class Owners:
         record = pages.ext["page_owner"]
         if on_every_page(record.names):
             return np.ones(len(rows), np.int64)
-        return np.left_shift(1, record["order"][rows].astype(np.int64))
+        return np.left_shift(1, record.at("order", rows).astype(np.int64))
 
     def decode(self, rows: pl.DataFrame) -> pl.DataFrame:
         """:data:`OWNER_COLUMNS` of rows that have :meth:`columns`; null where a page has no owner now.
@@ -244,6 +246,23 @@ class Owners:
         return frame.with_columns(
             pl.when(known).then(pl.col(name)).otherwise(None).alias(name) for name in frame.columns
         )
+
+
+def _recorded(pages: PageRange) -> Bools:
+    assert pages.ext is not None
+    found = pages.ext.has_flag(*_allocated_flags(pages.ext["page_owner"].names))
+    if found.any():
+        found = found & (pages.ext["page_owner"]["handle"] != 0)
+        found.setflags(write=False)
+    return found
+
+
+def _allocated(recorded: Bools, pages: PageRange) -> Bools:
+    if not recorded.any():
+        return recorded
+    found = recorded & ~pages.in_free_block
+    found.setflags(write=False)
+    return found
 
 
 def comms_of(rows: pl.DataFrame) -> pl.Series:

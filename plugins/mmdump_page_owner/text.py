@@ -137,7 +137,7 @@ class Printer:
         """The records of a range, one after the other."""
         assert pages.ext is not None
         allocated = self.owners.allocated(pages)
-        allocated &= ~self.owners.garbage(pages, allocated)
+        allocated = allocated & ~self.owners.garbage(pages, allocated)
         rows = np.flatnonzero(self.owners.first_pages(pages, allocated))
         if not len(rows):
             return b""

@@ -109,8 +109,9 @@ def _inside(pages: PageRange) -> dict[str, Struct]:
     :return: One row: ``pages``, how many there are, and ``pfn``, the first (int64; the largest number for
         none).
     """
-    inside = (pages.in_free_block & ~pages.is_buddy) | pages.is_type("guard")
-    rows = np.flatnonzero(inside & pages.has_flag("PG_reported"))
+    rows = np.flatnonzero(pages.has_flag("PG_reported"))
+    inside = (pages.in_free_block[rows] & ~pages.is_buddy[rows]) | pages.is_type("guard", at=rows)
+    rows = rows[inside]
     first = rows[0] + pages.start if len(rows) else np.iinfo(np.int64).max
     return {"pages": np.array([len(rows)], np.int64), "pfn": np.array([first], np.int64)}
 

@@ -34,8 +34,9 @@ class TailHead(Check):
 
     def scan(self, pages: PageRange, state: None) -> Sequence[Violations]:  # noqa: ARG002
         """Tails without a head, or outside of what their head begins."""
-        rows = np.flatnonzero(pages.is_tail)
-        heads = pages.head_pfn[rows] - pages.start
+        rows, heads = pages.tails, pages.named_heads
+        if not len(rows):
+            return ()
         nowhere = heads == rows
         inside = ~nowhere & (heads >= 0)
         rows_in, heads_in = rows[inside], heads[inside]
@@ -52,8 +53,12 @@ class TailHead(Check):
 
     def tally(self, pages: PageRange, state: None) -> Columns | None:  # noqa: ARG002
         """Heads in other ranges: those of gigantic folios."""
-        heads = pages.head_pfn[pages.is_tail & initialised(pages)]
-        found, count = np.unique(heads[heads < pages.start], return_counts=True)
+        before = pages.named_heads < 0
+        if not before.any():
+            return None
+        before &= initialised(pages)[pages.tails]
+        heads = pages.named_heads[before] + pages.start
+        found, count = np.unique(heads, return_counts=True)
         return {"head_pfn": found[:_MAX_HEADS], "tails": count[:_MAX_HEADS].astype(np.int64)}
 
     def finish(self, kernel: Kernel, state: None, sums: pl.DataFrame | None) -> Sequence[Broken]:  # noqa: ARG002
@@ -77,42 +82,50 @@ class HeadTails(Check):
 
     def scan(self, pages: PageRange, state: None) -> Sequence[Violations]:  # noqa: ARG002
         """Heads without an order, or without their tails."""
-        heads = np.flatnonzero(pages.is_head)
+        heads = pages.heads
+        if not len(heads):
+            return ()
         # The order is in the second page.
         heads = heads[heads + 1 < len(pages)]
         heads = heads[initialised(pages)[heads + 1]]
         order = pages.folio_order[heads].astype(np.int64)
-        stored = np.zeros(len(pages), np.int64)
-        stored[heads] = pages.stored_folio_order(heads)
         whole = heads[order > 0]
         size = np.left_shift(1, order[order > 0])
-        tails = _tails(pages)
         ends = np.minimum(whole + size, len(pages))
-        unknown = np.concatenate(([0], np.cumsum(~initialised(pages))))
-        missing = np.zeros(len(pages), np.int64)
-        missing[whole] = np.maximum(ends - whole - 1 - tails[whole], 0)
-        known = unknown[ends] == unknown[whole]
-        values: Values = {"order": stored, "missing": missing}
+        missing = np.maximum(ends - whole - 1 - pages.tail_counts[whole], 0)
+        torn = _known(pages, whole, ends) & (missing > 0)
+        if not (torn.any() or (order == 0).any()):
+            return ()
+        values: Values = {
+            "order": _spread(pages, heads, pages.stored_folio_order(heads)),
+            "missing": _spread(pages, whole, missing),
+        }
         return [
             Violations(
                 "the head of a folio of order {order}, which cannot be here", heads[order == 0], values
             ),
             Violations(
                 "the head of a folio of order {order}, {missing} of whose pages are not its tails",
-                whole[known & (missing[whole] > 0)],
+                whole[torn],
                 values,
             ),
         ]
 
 
-def _tails(pages: PageRange) -> I64:
-    """How many tails each row has within its folio."""
-    rows = np.flatnonzero(pages.is_tail)
-    heads = pages.head_pfn[rows] - pages.start
-    inside = (heads >= 0) & (heads < rows)
-    rows, heads = rows[inside], heads[inside]
-    near = rows - heads < np.left_shift(1, pages.folio_order[heads].astype(np.int64))
-    return np.bincount(heads[near], minlength=len(pages))
+def _spread(pages: PageRange, rows: I64, values: I64) -> I64:
+    """A column of the range with these values in these rows."""
+    column = np.zeros(len(pages), np.int64)
+    column[rows] = values
+    return column
+
+
+def _known(pages: PageRange, starts: I64, ends: I64) -> Bools:
+    """Whether every page from one row up to another is known."""
+    known = initialised(pages)
+    if known.all():
+        return np.ones(len(starts), bool)
+    unknown = np.concatenate(([0], np.cumsum(~known)))
+    return unknown[ends] == unknown[starts]
 
 
 def _user_folios(pages: PageRange) -> I64:
@@ -124,10 +137,11 @@ def _user_folios(pages: PageRange) -> I64:
 
 
 def _find_user_folios(pages: PageRange) -> I64:
-    mapping = pages.mapping
-    user = ((mapping != 0) & ((mapping & np.uint64(3)) != MAPPING_MOVABLE)) | pages.has_flag("PG_lru")
-    usable = user & ~pages.is_tail & ~pages.has_flag("PG_reserved") & initialised(pages)
-    rows = np.flatnonzero(usable)
+    user = ((pages.mapping != 0) | pages.has_flag("PG_lru")) & ~pages.is_tail
+    rows = np.flatnonzero(user)
+    movable = (pages.mapping[rows] & np.uint64(3)) == MAPPING_MOVABLE
+    usable = pages.has_flag("PG_lru", at=rows) | ~movable
+    rows = rows[usable & ~pages.has_flag("PG_reserved", at=rows) & initialised(pages)[rows]]
     typed = pages.is_typed(at=rows) | pages.is_type("slab", at=rows)
     return rows[~typed | pages.is_type("hugetlb", at=rows)]
 
@@ -135,9 +149,17 @@ def _find_user_folios(pages: PageRange) -> I64:
 def _whole(pages: PageRange, heads: I64) -> Bools:
     """Folios of which every page is in the range, and known."""
     ends = heads + np.left_shift(1, pages.folio_order[heads].astype(np.int64))
-    unknown = np.concatenate(([0], np.cumsum(~initialised(pages))))
-    inside = ends <= len(pages)
-    return inside & (unknown[np.minimum(ends, len(pages))] == unknown[heads])
+    return (ends <= len(pages)) & _known(pages, heads, np.minimum(ends, len(pages)))
+
+
+def _whole_user_folios(pages: PageRange) -> I64:
+    """Those of which every page is in the range, and known."""
+
+    def find() -> I64:
+        rows = _user_folios(pages)
+        return rows[_whole(pages, rows)]
+
+    return pages.once("whole user folios", find)
 
 
 class References(Check):
@@ -160,15 +182,15 @@ class MappingsHoldReferences(Check):
 
     def scan(self, pages: PageRange, state: None) -> Sequence[Violations]:  # noqa: ARG002
         """Folios with more mappings than references, or fewer than none."""
-        rows = _user_folios(pages)
-        rows = rows[_whole(pages, rows)]
-        count = np.zeros(len(pages), np.int64)
-        count[rows] = pages.folio_mapcount(rows)
-        values: Values = {"mapcount": count, "refcount": pages.refcount}
-        more = rows[count[rows] > pages.refcount[rows]]
+        rows = _whole_user_folios(pages)
+        count = pages.folio_mapcount(rows)
+        more, less = rows[count > pages.refcount[rows]], rows[count < 0]
+        if not (len(more) or len(less)):
+            return ()
+        values: Values = {"mapcount": _spread(pages, rows, count), "refcount": pages.refcount}
         return [
             Violations("is mapped {mapcount} times, and has {refcount} references", more, values),
-            Violations("is mapped {mapcount} times", rows[count[rows] < 0], values),
+            Violations("is mapped {mapcount} times", less, values),
         ]
 
 
@@ -194,15 +216,13 @@ class MapcountSum(Check):
 
     def scan(self, pages: PageRange, state: bool) -> Sequence[Violations]:
         """Large folios whose counters disagree."""
-        rows = _user_folios(pages)
+        rows = _whole_user_folios(pages)
         rows = rows[(pages.folio_order[rows] > 0) & ~pages.is_type("hugetlb", at=rows)]
-        rows = rows[_whole(pages, rows)]
         if not len(rows):
             return ()
         ends = rows + np.left_shift(1, pages.folio_order[rows].astype(np.int64))
-        own = pages.raw_mapcount.astype(np.int64) + 1
-        sums = np.concatenate(([0], np.cumsum(own)))
-        mapped = np.concatenate(([0], np.cumsum(own > 0)))
+        sums = pages.mapcount_sums
+        mapped = np.concatenate(([0], np.cumsum(pages.raw_mapcount >= 0)))
         total, number = sums[ends] - sums[rows], mapped[ends] - mapped[rows]
         entire = pages.folio_field("_entire_mapcount", rows) + 1
         uncounted = state & (number == 0)
@@ -240,9 +260,11 @@ _ENTIRELY_MAPPED = 0x800000
 
 
 def _differ(pages: PageRange, rows: I64, where: Bools, what: str, says: I64, is_: I64) -> Violations:
-    columns = {"says": np.zeros(len(pages), np.int64), "is_": np.zeros(len(pages), np.int64)}
-    columns["says"][rows], columns["is_"][rows] = says, is_
-    return Violations(what, rows[where], columns)
+    if not where.any():
+        return Violations(what, rows[where])
+    return Violations(
+        what, rows[where], {"says": _spread(pages, rows, says), "is_": _spread(pages, rows, is_)}
+    )
 
 
 class PinsHoldReferences(Check):
@@ -257,12 +279,13 @@ class PinsHoldReferences(Check):
 
     def scan(self, pages: PageRange, state: None) -> Sequence[Violations]:  # noqa: ARG002
         """Large folios with more pins than references, or fewer than none."""
-        rows = _user_folios(pages)
-        rows = rows[pages.counts_pins(rows) & _whole(pages, rows)]
-        pins = np.zeros(len(pages), np.int64)
-        pins[rows] = pages.folio_pincount(rows)
-        bad = rows[(pins[rows] < 0) | (pins[rows] > pages.refcount[rows])]
-        values: Values = {"pins": pins, "refcount": pages.refcount}
+        rows = _whole_user_folios(pages)
+        rows = rows[pages.counts_pins(rows)]
+        pins = pages.folio_pincount(rows)
+        bad = rows[(pins < 0) | (pins > pages.refcount[rows])]
+        if not len(bad):
+            return ()
+        values: Values = {"pins": _spread(pages, rows, pins), "refcount": pages.refcount}
         return [Violations("is pinned {pins} times, and has {refcount} references", bad, values)]
 
 

@@ -29,11 +29,13 @@ class BuddyOrder(Check):
 
     def scan(self, pages: PageRange, state: None) -> Sequence[Violations]:  # noqa: ARG002
         """First pages of free blocks with an impossible order, or in an impossible place for theirs."""
-        rows = np.flatnonzero(pages.is_buddy)
-        order = pages.private[rows]
+        rows = pages.buddies
+        order = pages.word_at("private", rows)
         impossible = order > pages.layout.max_buddy_order
         size = np.left_shift(1, np.where(impossible, 0, order).astype(np.int64))
         misplaced = ((rows + pages.start) & (size - 1)) != 0
+        if not (impossible | misplaced).any():
+            return ()
         values = {"order": pages.private}
         return [
             Violations(
@@ -55,13 +57,10 @@ class BuddyOverlap(Check):
 
     def scan(self, pages: PageRange, state: None) -> Sequence[Violations]:  # noqa: ARG002
         """First pages of free blocks that lie in another one."""
-        heads = np.flatnonzero(pages.is_buddy)
-        edges = np.zeros(len(pages) + 1, np.int32)
+        heads = pages.buddies
         ends = heads + np.left_shift(1, pages.buddy_order[heads].astype(np.int64))
-        np.add.at(edges, heads, 1)
-        np.add.at(edges, np.minimum(ends, len(pages)), -1)
-        depth = np.cumsum(edges[:-1])
-        return [Violations("a free block within another", heads[depth[heads] > 1])]
+        within = heads[1:] < np.maximum.accumulate(ends)[:-1]
+        return [Violations("a free block within another", heads[1:][within])]
 
 
 class FreeReferences(Check):
@@ -72,7 +71,7 @@ class FreeReferences(Check):
 
     def scan(self, pages: PageRange, state: None) -> Sequence[Violations]:  # noqa: ARG002
         """Pages of free blocks with references."""
-        rows = np.flatnonzero(pages.in_free_block & (pages.refcount != 0))
+        rows = pages.referenced[pages.in_free_block[pages.referenced]]
         return [Violations("is free, and has a _refcount of {refcount}", rows, {"refcount": pages.refcount})]
 
 
@@ -86,10 +85,10 @@ class FreeFolio(Check):
         """Pages of free blocks that are heads or tails."""
         free = pages.in_free_block
         return [
-            Violations("is free, and the head of a folio", np.flatnonzero(free & pages.is_head)),
+            Violations("is free, and the head of a folio", pages.heads[free[pages.heads]]),
             Violations(
                 "is free, and a tail: its compound_head is {head:#x}",
-                np.flatnonzero(free & pages.is_tail),
+                pages.tails[free[pages.tails]],
                 {"head": pages.compound_head},
             ),
         ]
@@ -124,7 +123,8 @@ class FreeFlags(Check):
         if count is None:
             return ()
         mask = ((1 << count) - 1) & ~layout.mask("PG_hwpoison", "PG_reported")
-        rows = np.flatnonzero(pages.in_free_block & ((pages.flags & np.uint64(mask)) != 0))
+        rows = pages.flagged[pages.in_free_block[pages.flagged]]
+        rows = rows[(pages.flags[rows] & np.uint64(mask)) != 0]
         flags = _Flags(pages.flags, mask, state)
         return [Violations("is free, and has flags {flags}", rows, {"flags": flags})]
 
@@ -153,18 +153,16 @@ class Reported(Check):
         """The bit on other free pages: there it means nothing else either, since free pages have no flags."""
         possible, per_cpu = state
         bit = pages.has_flag("PG_reported")
-        found = [
-            Violations(
-                "is reported, and not the first page of its free block",
-                np.flatnonzero(bit & pages.in_free_block & ~pages.is_buddy),
-            )
-        ]
+        reported = np.flatnonzero(bit)
+        inside = pages.in_free_block[reported] & ~pages.is_buddy[reported]
+        words = "is reported, and not the first page of its free block"
+        found = [Violations(words, reported[inside])]
         rows = per_cpu[(per_cpu >= pages.start) & (per_cpu < pages.end)] - pages.start
         free = rows[(pages.refcount[rows] == 0) & ~pages.is_buddy[rows]]
         found.append(Violations("is reported, and on a per-CPU list", free[bit[free]]))
         if not possible:
             words = "is reported, though this kernel reports nothing"
-            found.append(Violations(words, np.flatnonzero(bit & pages.is_buddy)))
+            found.append(Violations(words, reported[pages.is_buddy[reported]]))
         return found
 
 
@@ -184,9 +182,11 @@ class PageblockType(Check):
         first = np.arange(-pages.start % (1 << order), len(pages), 1 << order)
         if not types or not len(first):
             return ()
-        found = pages.migratetype[first]
+        found = pages.migratetype_of(first)
         # 255 could not be read.
         rows = first[(found >= types) & (found != 255)]
+        if not len(rows):
+            return ()
         return [Violations("its pageblock has migratetype {type}", rows, {"type": pages.migratetype})]
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from mmdump.analysis import Columns
     from mmdump.kernel import Kernel
-    from mmdump.kernel.arrays import Bools
+    from mmdump.kernel.arrays import I64, Bools
     from mmdump.kernel.freelists import ListHeads
     from mmdump.kernel.page import PageRange
     from mmdump.kernel.zones import Zone
@@ -46,21 +46,33 @@ class PageZone(Check):
 
     def scan(self, pages: PageRange, state: tuple[Zone, ...]) -> Sequence[Violations]:
         """Pages in use or free in another place. Reserved ones may be holes, that name any zone."""
-        used = ((pages.refcount != 0) | pages.is_buddy) & ~pages.has_flag("PG_reserved")
-        inside = np.zeros(len(pages), bool)
-        for zone in state:
-            low = max(zone.start_pfn - pages.start, 0)
-            high = min(zone.start_pfn + zone.spanned - pages.start, len(pages))
-            if low < high:
-                part = slice(low, high)
-                inside[part] |= (pages.zone[part] == zone.index) & (pages.node[part] == zone.node)
+        starts = pages.places
+        lengths = np.diff(np.append(starts, len(pages)))
+        if _spanned(pages, starts, lengths, state).all():
+            return ()
+        used = (pages.refcount != 0) | pages.is_buddy
+        rows = np.flatnonzero(used & ~np.repeat(_spanned(pages, starts, lengths, state), lengths))
+        rows = rows[~pages.has_flag("PG_reserved", at=rows)]
+        rows = rows[~_spanned(pages, rows, np.ones(len(rows), np.int64), state)]
+        if not len(rows):
+            return ()
         return [
             Violations(
                 "its flags name zone {zone} of node {node}, which does not span it",
-                np.flatnonzero(used & ~inside),
+                rows,
                 {"zone": pages.zone, "node": pages.node},
             )
         ]
+
+
+def _spanned(pages: PageRange, starts: I64, lengths: I64, zones: Sequence[Zone]) -> Bools:
+    """Whether the zone that they name spans each of these runs of pages, all of it."""
+    node, index, pfn = pages.node_of(starts), pages.zone_of(starts), starts + pages.start
+    found = np.zeros(len(starts), bool)
+    for zone in zones:
+        inside = (pfn >= zone.start_pfn) & (pfn + lengths <= zone.start_pfn + zone.spanned)
+        found |= inside & (index == zone.index) & (node == zone.node)
+    return found
 
 
 @dataclass(frozen=True)
@@ -90,8 +102,8 @@ class ZoneFree(Check):
 
     def tally(self, pages: PageRange, state: _FreeState) -> Columns | None:
         """Free blocks by zone and order; with zone -1 pages that could not be read."""
-        heads = np.flatnonzero(pages.is_buddy)
-        heads = heads[pages.private[heads] <= pages.layout.max_buddy_order]
+        heads = pages.buddies
+        heads = heads[pages.word_at("private", heads) <= pages.layout.max_buddy_order]
         zone = state.heads.slots(pages.node_of(heads), pages.zone_of(heads).astype(np.int64))
         heads, zone = heads[zone >= 0], zone[zone >= 0]
         orders = pages.layout.max_buddy_order + 1

@@ -100,7 +100,7 @@ class Thp(Analysis):
             time.sleep(_MOMENT)
             pages = pages.again()
             found, orphans = self._find(pages, state)
-        memcg = None if state.cgroups is None else state.cgroups.words(pages)
+        memcg = None if state.cgroups is None else state.cgroups.words_at(pages, found.rows)
         return {
             "folios": folio_rows(pages, found, state.layout, memcg),
             "links": link_rows(pages, found, state.layout),

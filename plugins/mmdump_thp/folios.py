@@ -66,7 +66,7 @@ class LargeFolios:
     @classmethod
     def find(cls, pages: PageRange, layout: LargeLayout, huge_zero_pfn: int, *, hugetlb: bool) -> LargeFolios:
         """The large folios of user memory in a range."""
-        heads = np.flatnonzero(pages.is_head)
+        heads = pages.heads
         order = pages.folio_order[heads].astype(np.int64)
         extent = _extent(pages, heads, order)
         huge = pages.is_type("hugetlb", at=heads)
@@ -136,22 +136,15 @@ def _extent(pages: PageRange, heads: I64, order: I64) -> I64:
 
 def _state(pages: PageRange, heads: I64, order: I64, extent: I64) -> U8:
     """Whether each head has its tails, and its folio its references."""
-    tails = np.flatnonzero(pages.is_tail)
-    named = pages.head_pfn[tails] - pages.start
     # Tails that name a head of this range, and lie where its order says that they are.
-    size = np.zeros(len(pages), np.int64)
-    size[heads] = np.left_shift(1, order)
-    inside = (named >= 0) & (named < tails)
-    named, tails = named[inside], tails[inside]
-    named = named[tails - named < size[named]]
-    count = np.bincount(named, minlength=len(pages))[heads]
-    lost = np.concatenate(([0], np.cumsum(~pages.readable)))
-    unreadable = lost[heads + extent] != lost[heads]
+    count = pages.tail_counts[heads]
     expected = np.minimum(np.left_shift(1, order), len(pages) - heads) - 1
     state = np.full(len(heads), WHOLE, np.uint8)
     state[pages.refcount[heads] == 0] = FROZEN
     state[(count != expected) | (order == 0)] = TORN
-    state[unreadable] = UNREADABLE
+    if not pages.readable.all():
+        lost = np.concatenate(([0], np.cumsum(~pages.readable)))
+        state[lost[heads + extent] != lost[heads]] = UNREADABLE
     return state
 
 
@@ -175,6 +168,9 @@ def _page_mapcounts(
     pages: PageRange, heads: I64, extent: I64, entire: I64, huge: Bools
 ) -> tuple[I64, I64, Bools]:
     """Mappings by PTEs: their sum, the pages that have any, and whether one has less than none."""
+    if not len(heads):
+        nothing = np.empty(0, np.int64)
+        return nothing, nothing, np.empty(0, bool)
     own = pages.raw_mapcount.astype(np.int64) + 1
     own[pages.is_typed() | ~pages.readable] = 0
     # Page after page of all the folios.
@@ -182,9 +178,6 @@ def _page_mapcounts(
     rows = np.repeat(heads - starts, extent) + np.arange(int(extent.sum()))
     mapped = own[rows] - np.repeat(_counted_in_pages(pages, heads, entire), extent)
     mapped[np.repeat(huge, extent)] = 0
-    if not len(heads):
-        nothing = np.empty(0, np.int64)
-        return nothing, nothing, np.empty(0, bool)
     return (
         np.add.reduceat(mapped, starts),
         np.add.reduceat((mapped > 0).astype(np.int64), starts),

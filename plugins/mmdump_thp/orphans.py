@@ -37,8 +37,9 @@ _MAX_GROUPS = 1 << 12
 
 def orphan_rows(pages: PageRange) -> Columns:
     """Tails of a range by the head they name, where that is none, or lies in a range before this."""
-    tails = np.flatnonzero(pages.is_tail)
-    named = pages.head_pfn[tails] - pages.start
+    tails, named = pages.tails, pages.named_heads
+    if not len(tails):
+        return _NO_ORPHANS
     size = np.where(pages.is_head, np.left_shift(1, pages.folio_order.astype(np.int64)), 0)
     reason = np.full(len(tails), -1, np.int64)
     inside = np.maximum(named, 0)
@@ -61,6 +62,11 @@ def orphan_rows(pages: PageRange) -> Columns:
         "pages": count.astype(np.int64),
         "reason": keys & 3,
     }
+
+
+_NO_ORPHANS: Columns = dict.fromkeys(
+    ("head_pfn", "first_pfn", "last_pfn", "pages", "reason"), np.empty(0, np.int64)
+)
 
 
 def has_orphans(rows: Columns) -> bool:

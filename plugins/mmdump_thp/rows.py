@@ -85,7 +85,7 @@ _UNKNOWN = 2
 def folio_rows(pages: PageRange, found: LargeFolios, layout: LargeLayout, memcg: U64 | None) -> Columns:
     """The rows of a range, with codes for what has names.
 
-    :param memcg: The word that leads to the cgroup, of each row of the range; None without any.
+    :param memcg: The word that leads to the cgroup, of each folio; None without any.
     """
     heads = found.rows
     torn = found.state != WHOLE
@@ -104,7 +104,7 @@ def folio_rows(pages: PageRange, found: LargeFolios, layout: LargeLayout, memcg:
         "refcount": pages.refcount[heads].astype(np.int64),
         "pincount": np.where(torn, 0, pages.folio_pincount(heads)),
         "mlocked": pages.has_flag("PG_mlocked", at=heads),
-        "memcg": np.zeros(len(heads), np.uint64) if memcg is None else memcg[heads],
+        "memcg": np.zeros(len(heads), np.uint64) if memcg is None else memcg,
         "flags": pages.flags[heads],
         "node": pages.node_of(heads).astype(np.int64),
         "zone": pages.zone_of(heads),

@@ -174,7 +174,7 @@ def test_before_5_4_only_the_first_page_of_an_allocation_has_a_record() -> None:
     ext = PageExtRange([made.ext.rows.view(np.uint8).copy()], made.ext.status, layout)
     blocks = Blocks(made.memory.pages(ext, PageblockRange(0, ORDER, np.array(made.types, np.uint8))), RULES)
     assert blocks.mixed.tolist() == [False, True, False]
-    assert blocks.sum(blocks.allocated_by >= 0).tolist() == [4, 4, 0]
+    assert blocks.sum(blocks.allocated).tolist() == [4, 4, 0]
     assert blocks.sum(blocks.polluting).tolist() == [0, 4, 0]
     assert blocks.sum(blocks.free).tolist() == [4, 4, 8]
 
@@ -190,8 +190,8 @@ def test_whatever_the_dump_says_each_page_of_a_block_is_one_thing(memory: Memory
     types = PageblockRange(first, ORDER, generator.integers(0, 256, count).astype(np.uint8))
     blocks = Blocks(memory.pages(ext.range(), types), RULES)
     assert blocks.length.sum() == len(memory.rows)
-    assert not (blocks.free & (blocks.allocated_by >= 0)).any()
-    assert not (blocks.polluting & (blocks.allocated_by < 0)).any()
+    assert not (blocks.free & blocks.allocated).any()
+    assert not (blocks.polluting & ~blocks.allocated).any()
     assert not (blocks.mixed & (blocks.sum(blocks.foreign) == 0)).any()
 
 
