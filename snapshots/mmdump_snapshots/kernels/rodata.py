@@ -16,7 +16,15 @@ from mmdump_snapshots.model.era import Pinner
 if TYPE_CHECKING:
     from mmdump_snapshots.kernels.profiles import Profile
 
-__all__ = ["Element", "Reference", "page_owner_formats", "pinner_formats", "strings", "tables"]
+__all__ = [
+    "Element",
+    "Reference",
+    "page_owner_formats",
+    "page_pinner_print_fmt",
+    "pinner_formats",
+    "strings",
+    "tables",
+]
 
 
 @dataclass(frozen=True)
@@ -135,6 +143,52 @@ _TASK_STATES = (
 )
 
 
+def _trace_clocks(profile: Profile) -> list[Element]:
+    """``trace_clocks`` (kernel/trace/trace.c)."""
+    names = ["local", "global", "counter", "uptime", "perf", "mono", "mono_raw", "boot"]
+    names += ["tai"] if profile.version >= (5, 19) else []
+    names += ["x86-tsc"] if profile.arch == "x86_64" else []
+    return [{"name": name, "in_ns": int(name not in ("counter", "uptime", "x86-tsc"))} for name in names]
+
+
+def page_pinner_print_fmt(profile: Profile) -> str:
+    """``print_fmt`` of the page pinner's two events (include/trace/events/page_pinner.h)."""
+    names = ", ".join(
+        f'{{ 1UL << PG_{name}, "{name}" }}' for _, name in _page_flag_names(profile) if name is not None
+    )
+    mask = f"((1UL << {profile.types.enumerators('enum pageflags')['__NR_PAGEFLAGS']}) - 1)"
+    return (
+        '"pfn=0x%lx flags=%s count=%d mapcount=%d mapping=%p mt=%d", REC->pfn, '
+        f'(REC->flags & {mask}) ? __print_flags(REC->flags & {mask}, "|", {names}) : "none", '
+        "REC->count, REC->mapcount, REC->mapping, REC->mt"
+    )
+
+
+def _trace_heading(version: tuple[int, int]) -> list[str]:
+    """Formats of the first lines of ``trace`` (``print_func_help_header_irq()``)."""
+    precision = "%.*s" if version >= (5, 3) else "%s"
+    indent = f"#                            {precision}"
+    rows = ["irqs-off/BH-disabled" if version >= (6, 0) else "irqs-off", "need-resched", "hardirq/softirq"]
+    rows += ["preempt-depth", *(["migrate-disable"] if version >= (5, 14) else [])]
+    count = len(rows)
+    found = [
+        f"{indent}{'|' * max(index - 1, 0)}{' /' if index else '  '} _{'-' * (count - index)}=> {row}\n"
+        if index
+        else f"{indent}  _{'-' * count}=> {row}\n"
+        for index, row in enumerate(rows)
+    ]
+    bars = "|" * count
+    found.append(f"{indent}{'|' * (count - 1)} /     delay\n")
+    found += [
+        f"#           TASK-PID  {precision} CPU#  {bars}  TIMESTAMP  FUNCTION\n",
+        f"#              | |    {precision}   |   {bars}     |         |\n",
+        "#           TASK-PID    %s CPU#     TIMESTAMP  FUNCTION\n",
+        "#              | |      %s   |         |         |\n",
+        "%16s-%-7d " if version >= (5, 9) else "%16s-%-5d ",
+    ]
+    return found
+
+
 def tables(profile: Profile) -> dict[str, list[Element]]:
     """What the tables hold, by the name of the variable; as many elements as it is long."""
 
@@ -151,6 +205,8 @@ def tables(profile: Profile) -> dict[str, list[Element]]:
         "migrate_reason_names": pointers(_migrate_reasons(profile)),
         "task_state_array": pointers(_TASK_STATES),
     }
+    if profile.has("CONFIG_TRACING"):
+        found["trace_clocks"] = _trace_clocks(profile)
     if profile.version >= (5, 13):
         found["pff"] = _fields(profile)
     return found
@@ -191,6 +247,8 @@ def pinner_formats(pinner: Pinner) -> list[str]:
 def strings(profile: Profile) -> list[str]:
     """Strings without a name that readers look for; each stands between NULs."""
     found = [*page_owner_formats(profile.version), "Page has been migrated, last migrate reason: %s\n"]
+    if profile.has("CONFIG_TRACING"):
+        found += _trace_heading(profile.version)
     if profile.version >= (5, 18) and profile.has("CONFIG_MEMCG"):
         found += ["Slab cache page\n", "Charged %sto %smemcg %s\n"]
     found += pinner_formats(profile.pinner)

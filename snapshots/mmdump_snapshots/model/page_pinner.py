@@ -78,6 +78,11 @@ class PinnerEvent:
     mt: int
     stack: tuple[str, ...]
 
+    @property
+    def stack_time(self) -> int:
+        """When its stack was recorded, which is an entry of its own."""
+        return self.time + _STACK_DELAY
+
 
 class PagePinner:
     """The page pinner of a machine. Its only data per page is the flag ``PAGE_EXT_PINNER``.
@@ -179,6 +184,7 @@ class PagePinner:
                 stack=(f"__{name}", *machine.stack()),
             )
         )
+        machine.clock.tick(_STACK_DELAY)
 
     def _page_mapcount(self, pfn: int) -> int:
         """``page_mapcount()``."""
@@ -224,6 +230,6 @@ def print_trace(events: Iterable[PinnerEvent], key: bytes = b"") -> str:
             f"mapcount={event.mapcount} mapping={hashed_pointer(event.mapping, key)} mt={event.mt}"
         )
         lines.append(f"{context}{_time(event.time)}: {event.name}: {fields}")
-        lines.append(f"{context}{_time(event.time + _STACK_DELAY)}: <stack trace>")
+        lines.append(f"{context}{_time(event.stack_time)}: <stack trace>")
         lines += [f" => {frame}" for frame in event.stack]
     return "".join(f"{line}\n" for line in lines)

@@ -29,6 +29,7 @@ from mmdump_snapshots.writer.sections import section_numbers, section_order, wri
 from mmdump_snapshots.writer.state import CHUNK, State
 from mmdump_snapshots.writer.tags import write_tags
 from mmdump_snapshots.writer.tasks import write_batches, write_tasks
+from mmdump_snapshots.writer.trace import write_trace
 from mmdump_snapshots.writer.vmcoreinfo import Facts, vmcoreinfo
 from mmdump_snapshots.writer.vmlinux import Vmlinux, vmlinux
 from mmdump_snapshots.writer.zones import write_nodes, zone_numbers
@@ -236,7 +237,8 @@ def build_state(
     root = addresses.kernel_phys(debug.symbols["swapper_pg_dir"].address)
     tables = PageTables(memory, addresses, arena.allocate, root)
     nodes = arena.type("node_data").length or 1 if arena.has("node_data") else 1
-    pages = PageWriter(profile, state, addresses.vmemmap, PageFields(profile, nodes), zone_numbers(profile))
+    fields = PageFields(profile, nodes)
+    pages = PageWriter(profile, state, addresses.vmemmap, fields, zone_numbers(profile))
     layout = _Layout(pages)
     page_array = _page_array(arena, tables, layout, pages.size, state)
     _map(tables, memory, addresses, debug)
@@ -252,6 +254,7 @@ def build_state(
     write_depot(arena, state)
     write_tasks(arena, state, percpu)
     write_batches(arena, state, percpu)
+    write_trace(arena, state, fields)
     write_kernel_image(arena, state, release(profile, state))
     note = vmcoreinfo(
         Facts(

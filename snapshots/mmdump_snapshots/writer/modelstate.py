@@ -31,6 +31,8 @@ from mmdump_snapshots.writer.state import (
     State,
     TagState,
     TaskState,
+    TraceEvent,
+    TraceState,
     ZoneState,
 )
 
@@ -332,6 +334,37 @@ class ModelState(State):
         part = tags.ref[start:stop]
         found[: len(part)] = part
         return found if found.any() else None
+
+    @cached_property
+    def trace(self) -> TraceState | None:  # type: ignore[override]
+        """The events of the page pinner."""
+        pinner, boot = self._machine.page_pinner, self._machine.boot
+        if pinner is None or not pinner.inited:
+            return None
+        frames: dict[str, int] = {}
+        base = self._addresses.direct(0)
+        return TraceState(
+            [
+                TraceEvent(
+                    each.name,
+                    each.time,
+                    each.stack_time,
+                    each.cpu,
+                    each.pid,
+                    each.comm,
+                    each.pfn,
+                    [str(flag.name) for flag in PageFlag if each.flags & flag],
+                    each.count,
+                    each.mapcount,
+                    each.mapping and base + each.mapping,
+                    MIGRATETYPES[self._migratetype[each.mt]],
+                    [frames.setdefault(frame, self._resolve(frame)) for frame in each.stack],
+                )
+                for each in pinner.events
+            ],
+            boot.trace_buf_size,
+            overwrite=boot.trace_overwrite,
+        )
 
     def _is_owned(self, rows: slice) -> bool:
         """Whether any of these pages has a flag or a record: every record has a stack.

@@ -35,6 +35,8 @@ __all__ = [
     "State",
     "TagState",
     "TaskState",
+    "TraceEvent",
+    "TraceState",
     "ZoneState",
 ]
 
@@ -262,6 +264,52 @@ class CmaState:
 
 
 @dataclass(frozen=True)
+class TraceEvent:
+    """An event of the page pinner, and the stack that was recorded after it.
+
+    :ivar name: ``page_pinner_failure`` or ``page_pinner_put``.
+    :ivar time: On the trace's clock, ns.
+    :ivar stack_time: The same of the stack.
+    :ivar flags: Names of page flags, as in ``PG_locked``.
+    :ivar mapping: ``page->mapping`` with its tag bits, a virtual address.
+    :ivar mt: Migratetype by name, of :data:`MIGRATETYPES`.
+    :ivar stack: Return addresses, innermost first.
+    """
+
+    name: str
+    time: int
+    stack_time: int
+    cpu: int
+    pid: int
+    comm: str
+    pfn: int
+    flags: Sequence[str]
+    count: int
+    mapcount: int
+    mapping: int
+    mt: str
+    stack: Sequence[int]
+
+
+@dataclass(frozen=True)
+class TraceState:
+    """The top trace instance.
+
+    :ivar events: What it recorded, or was to record, in order of time.
+    :ivar buffer_size: Bytes of each CPU's ring buffer; 0 for as many as hold all of it.
+    :ivar overwrite: Whether the newest events take the place of the oldest; if not, they are lost.
+    :ivar subbuf_order: Of sub-buffers (6.8).
+    :ivar consumed: How many entries of a CPU somebody has read from ``trace_pipe``.
+    """
+
+    events: Sequence[TraceEvent]
+    buffer_size: int = 0
+    overwrite: bool = True
+    subbuf_order: int = 0
+    consumed: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class TagState:
     """Memory allocation profiling.
 
@@ -379,6 +427,7 @@ class State(ABC):
     :ivar shared_flags: Clients of page_ext that say that they use its flags word (6.3 and newer).
     :ivar pinner: Android's page pinner; None where there is none.
     :ivar tags: Memory allocation profiling; None where it is off, or the source does not know.
+    :ivar trace: What ftrace has recorded; None where it was never used, or the source does not know.
     :ivar clock: ``local_clock()``, ns; 0 where the source does not know it.
     """
 
@@ -402,6 +451,7 @@ class State(ABC):
     shared_flags: frozenset[str] = frozenset({"page_owner", "page_pinner", "page_pin_owner"})
     pinner: PinnerState | None = None
     tags: TagState | None = None
+    trace: TraceState | None = None
     clock: int = 0
 
     @property

@@ -54,9 +54,7 @@ struct kmem_cache {
 #if KERNEL < 7.0
 	struct kmem_cache_cpu *cpu_slab;
 #if KERNEL >= 6.11
-	/* 6.11: a key for lockdep, empty without it. */
-	struct lock_class_key {
-	} lock_key;
+	struct lock_class_key lock_key;
 #endif
 #endif
 #if KERNEL >= 6.18

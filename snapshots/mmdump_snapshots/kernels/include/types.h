@@ -260,6 +260,14 @@ typedef struct {
 	unsigned long bits[(MAX_NUMNODES + 63) / 64];
 } nodemask_t;
 
+typedef struct {
+	atomic_long_t a;
+} local_t;
+
+/* For lockdep; empty without it. */
+struct lock_class_key {
+};
+
 struct percpu_counter {
 	raw_spinlock_t lock;
 	s64 count;

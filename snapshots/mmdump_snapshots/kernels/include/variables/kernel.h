@@ -61,3 +61,49 @@ struct rq runqueues;
 #endif
 #pragma section .data
 struct list_head modules;
+
+#ifdef CONFIG_TRACING
+#pragma file kernel/trace/trace.c
+#pragma section .data
+struct list_head ftrace_trace_arrays;
+static struct trace_array global_trace;
+#if KERNEL < 6.7
+/* In trace_array since. */
+bool ring_buffer_expanded;
+#endif
+#pragma section .rodata
+static struct {
+	u64 (*func)(void);
+	const char *name;
+	int in_ns;
+#if KERNEL >= 5.19
+#define TRACE_CLOCKS 9
+#else
+#define TRACE_CLOCKS 8
+#endif
+#ifdef X86_64
+} trace_clocks[TRACE_CLOCKS + 1];
+#else
+} trace_clocks[TRACE_CLOCKS];
+#endif
+#pragma file kernel/trace/trace_nop.c
+#pragma section .data
+struct tracer nop_trace;
+#pragma file kernel/trace/trace_events.c
+struct list_head ftrace_events;
+#if KERNEL >= 6.9
+#pragma file kernel/trace/trace_sched_switch.c
+#else
+#pragma file kernel/trace/trace.c
+#endif
+#pragma section .bss
+static struct saved_cmdlines_buffer *savedcmd;
+#pragma file lib/vsprintf.c
+#if KERNEL >= 6.1
+/* 6.2, and stable releases. */
+static bool filled_random_ptr_key;
+#else
+static struct static_key_true not_filled_random_ptr_key;
+#endif
+static siphash_key_t ptr_key;
+#endif
