@@ -281,11 +281,12 @@ def _finish(kernel: Kernel, one: _Run, ranges: Ranges | None) -> Result:
     if isinstance(one.sink, Collect) and one.analysis.stream is not None:
         result = result.with_table(one.sink.finish())
     if ranges is not None:
-        coverage = ranges.coverage
+        coverage, ext = ranges.coverage, _wants_ext(kernel, one.analysis)
         result = replace(
             result,
-            coverage=coverage if one.analysis.page_ext else replace(coverage, page_ext=None),
-            incomplete=[*result.incomplete, *ranges.missing()],
+            # What others needed of page_ext is none of its business.
+            coverage=coverage if ext else replace(coverage, page_ext=None),
+            incomplete=[*result.incomplete, *ranges.missing(ext=ext)],
         )
     truncated = kernel.target.dump.truncated if kernel.target.dump is not None else None
     if truncated:
@@ -328,11 +329,14 @@ class Ranges:
             if self._progress is not None:
                 self._progress(self.coverage.pages, total)
 
-    def missing(self) -> list[str]:
-        """One sentence for each thing that should have been read and could not be."""
+    def missing(self, *, ext: bool = True) -> list[str]:
+        """One sentence for each thing that should have been read and could not be.
+
+        :param ext: Of page_ext too, where it was read.
+        """
         reasons = []
         for what, part in (("struct page", self.coverage), ("page_ext", self.coverage.page_ext)):
-            if part is None:
+            if part is None or (part is not self.coverage and not ext):
                 continue
             if part.unreadable or part.erased:
                 lost = part.unreadable + part.erased
