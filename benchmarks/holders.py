@@ -3,8 +3,8 @@
     python benchmarks/holders.py VMCORE [-s VMLINUX]
 
 The same memory is gone through each time: what `holders` searches of the dump by default, and with
---everywhere all of its memory that is there. Every figure is a median over pairs of runs, one after the
-other, with the range it was found in.
+--everywhere all of its memory that is there. Every figure is a median over pairs of runs, one after another,
+with the range it was found in.
 """
 
 from __future__ import annotations

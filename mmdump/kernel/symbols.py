@@ -55,8 +55,13 @@ class Kallsyms:
         Mirrors ``is_ksym_addr()`` and ``get_symbol_pos()``: of several symbols at one address the first is
         taken, and a symbol's size reaches to the next higher address.
         """
-        if address < self.stext:
-            return None
+        return None if address < self.stext else self._symbol(address)
+
+    def per_cpu(self, offset: int) -> tuple[str, int, int] | None:
+        """The same for an offset into the per-CPU section, where that is linked at address 0 (to 6.14)."""
+        return self._symbol(offset) if 0 <= offset < self.stext else None
+
+    def _symbol(self, address: int) -> tuple[str, int, int] | None:
         row = int(np.searchsorted(self.addresses, np.uint64(address), side="right")) - 1
         if row < 0:
             return None
@@ -198,6 +203,11 @@ class Symbols:
         self._prog = prog
         self._kallsyms = kallsyms
         self._texts: dict[int, str] = {}
+
+    def per_cpu(self, offset: int) -> tuple[str, int] | None:
+        """The per-CPU variable at an offset into the section linked at 0, and the offset into it."""
+        found = self._kallsyms.per_cpu(offset) if self._kallsyms is not None else None
+        return None if found is None else found[:2]
 
     def text(self, address: int) -> str:
         """``name+0xoffset/0xsize`` as ``%pS`` prints it, with ``[module]``; a bare address if unknown."""

@@ -34,6 +34,8 @@ def mmdump_holders() -> list[Recogniser]:
     from mmdump_holders.caches import find_batches, find_buffer_heads, find_page_cache
     from mmdump_holders.gup_test import find_gup_test
     from mmdump_holders.pipes import find_lost_pipes, find_pipes
+    from mmdump_holders.pools import find_page_pools
+    from mmdump_holders.requests import find_requests
     from mmdump_holders.rings import find_rings
     from mmdump_holders.sockets import find_lost_buffers, find_sockets
 
@@ -47,7 +49,9 @@ def mmdump_holders() -> list[Recogniser]:
         Recogniser("socket", find_sockets, 10),
         Recogniser("vmalloc", find_vmalloc, 10),
         Recogniser("buffer", find_buffer_heads, 20),
+        Recogniser("page_pool", find_page_pools, 20),
         Recogniser("bio", find_bios, 30),
+        Recogniser("request", find_requests, 35),
         Recogniser("pipe that no task has", find_lost_pipes, 40),
         Recogniser("socket buffer in no queue", find_lost_buffers, 40),
     ]

@@ -167,7 +167,8 @@ class PerCpu:
             start = self._prog.symbol("__per_cpu_start").address
             symbol = self._prog.symbol(start + offset)
         except LookupError:
-            return "", 0
+            # x86-64 up to 6.14: the section is linked at 0, and not moved with the rest.
+            return self._kernel.symbols.per_cpu(offset) or ("", 0)
         return symbol.name, start + offset - symbol.address
 
     @cached_property

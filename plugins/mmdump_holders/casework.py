@@ -12,6 +12,7 @@ import numpy as np
 from mmdump.errors import MmdumpError
 from mmdump.holders import Counted, Hit, Holder, Owner, Place, State
 from mmdump.kernel.arrays import I64, U64, Bools
+from mmdump.kernel.layout import byteorder
 from mmdump_holders.places import Places
 from mmdump_holders.search import Found, Searched, Span, search
 
@@ -93,6 +94,7 @@ def find_holders(
     hits, left = _hits(case.places, head, pages, searched)
     if left or searched.dropped:
         cut.append(f"{left + searched.dropped} places beyond the first {len(hits)} were not looked at")
+    hits = [hit for hit in hits if not kernel.target.live or _lasts(kernel, hit)]
     case.all = sorted(hits, key=lambda hit: (hit.address, hit.folio))
     passes = 1
     while True:
@@ -183,6 +185,12 @@ def _hits(places: Places, head: I64, pages: I64, searched: Searched) -> tuple[li
             physical, value = int(found.physical[at]), int(found.value[at])
             hits.append(Hit(int(head[row]), int(pages[row]), pfn, how, value, tag, physical, address, place))
     return hits, left
+
+
+def _lasts(kernel: Kernel, hit: Hit) -> bool:
+    """Whether a word of a live kernel's memory is still what it was when it was found."""
+    chunk = kernel.target.reader.read_physical(hit.physical, 8)
+    return chunk.complete and int(chunk.data.view(byteorder(kernel.target.prog) + "u8")[0]) == hit.value
 
 
 def _leads(

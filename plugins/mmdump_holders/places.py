@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,11 @@ __all__ = ["Places"]
 
 #: Pages that are read around one that is asked for: no slab or folio that matters crosses such a window.
 _WINDOW = 1 << 10
+#: Functions by which pages are allocated, whoever asks for them.
+_OF_ALLOCATOR = re.compile(
+    r"^(post_alloc_hook|prep_new_page|get_page_from_freelist|__alloc_|_*alloc_pages|_*alloc_frozen|folio_alloc"
+    r"|_*get_free_page|get_zeroed_page|_*kmalloc_large|_*kmalloc|_*folio_alloc|alloc_page)"
+)
 #: Windows that are kept.
 _KEPT = 256
 
@@ -38,6 +44,7 @@ class Places:
         self.slabs = Slabs(kernel)
         self.stacks = Stacks(kernel)
         self._windows: dict[int, PageRange | None] = {}
+        self._allocators: dict[int, str] = {}
 
     def locate(self, physical: int) -> tuple[int, Place]:
         """The virtual address by which the kernel knows a physical one, and what lies there."""
@@ -99,9 +106,9 @@ class Places:
         shift = self.kernel.target.page_shift
         start = self.direct((pages.start + head) << shift)
         size = (1 << shift) << int(pages.folio_order[head])
-        return Place(
-            "pages", "", start, size, State.POSSIBLE, "allocated", stack_id=self._stack_id(pages, row)
-        )
+        stack = self._stack_id(pages, row)
+        name = "" if stack is None else self._allocator(stack)
+        return Place("pages", name, start, size, State.POSSIBLE, "allocated", stack_id=stack)
 
     @cached_property
     def _owners(self) -> Owners | None:
@@ -121,6 +128,16 @@ class Places:
             return None
         columns = owners.columns(pages, np.array([row]))
         return int(columns["stack_id"][0]) if columns and columns["owner_known"][0] else None
+
+    def _allocator(self, stack_id: int) -> str:
+        """The function that allocated pages: the innermost of their call chain outside of the allocator."""
+        depot = self.kernel.stack_depot
+        if depot is None:
+            return ""
+        if stack_id not in self._allocators:
+            names = (self.kernel.symbols.text(frame) for frame in depot.stack(stack_id).frames)
+            self._allocators[stack_id] = next((name for name in names if not _OF_ALLOCATOR.search(name)), "")
+        return self._allocators[stack_id]
 
     def virtual(self, address: int) -> Place | None:
         """What a virtual address outside of the direct map belongs to: an area of vmalloc, or the image."""

@@ -33,7 +33,7 @@ def spoilt_by(image: Image, words: dict[int, int]) -> drgn.Program:
 
 
 def tasks(prog: drgn.Program) -> list[drgn.Object]:
-    return list(mms._leaders(prog))
+    return list(mms.each_leader(prog))
 
 
 def test_every_task_is_found_and_none_has_an_address_space_here(image: Image) -> None:
