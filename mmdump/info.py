@@ -267,5 +267,9 @@ def _analyses(kernel: Kernel, plugins: Plugins) -> list[tuple[str, bool, str | N
             reason = analysis().why_not(kernel)
         except MmdumpError as error:
             reason = error.message
+        except Exception as error:  # whoever wrote it; the others can be told of all the same
+            reason = f"failed: {type(error).__name__}: {error}"
+            if (plugin := plugins.of(analysis)) is not None:
+                plugins.failed_in(plugin, error)
         rows.append((name, reason is None, reason))
     return rows

@@ -192,7 +192,7 @@ def run(
     sinks: Sequence[RowSink | None] = (),
     progress: Progress | None = None,
 ) -> list[Result]:
-    """Run analyses that can run (see :meth:`Analysis.why_not`) in one pass over the page array.
+    """Run analyses that can run (see :meth:`.Analysis.why_not`) in one pass over the page array.
 
     :param sinks: One for each analysis, or None to keep streamed rows in the result.
     :return: One result for each analysis, with coverage filled in.

@@ -57,10 +57,10 @@ class _Group(click.Group):
 @click.option(
     "--plugin",
     multiple=True,
-    metavar="[NAME=]FILE",
+    metavar="FILE",
     is_eager=True,
     shell_complete=files,
-    help="Load this plugin too.",
+    help="Load this plugin too; NAME=FILE gives it another name than the file's.",
 )
 @click.option(
     "--disable-plugin",

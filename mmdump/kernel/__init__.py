@@ -230,7 +230,7 @@ class Kernel:
     def pages(self, start: int, end: int, *, ext: bool = False, blocks: bool = True) -> PageRange:
         """Read the pages [start, end) in bulk.
 
-        :param start: First PFN, of a valid range; see :meth:`MemMap.chunks`.
+        :param start: First PFN, of a valid range; see :meth:`.MemMap.chunks`.
         :param ext: Whether their page_ext entries will be needed too.
         :param blocks: Whether the migratetypes of their pageblocks will be.
         """

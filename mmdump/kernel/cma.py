@@ -64,8 +64,9 @@ class CmaArea:
 def read_cma_areas(prog: Program, end_pfn: int) -> tuple[list[CmaArea], int]:
     """The areas of this kernel, and how many are left out because they are garbage or could not be read.
 
-    :param end_pfn: One past the highest valid PFN.
     An area of several ranges (6.15) is one for each, named NAME, NAME.1 and so on.
+
+    :param end_pfn: One past the highest valid PFN.
     """
     table, count = find_object(prog, "cma_areas"), find_object(prog, "cma_area_count")
     if table is None or count is None:

@@ -11,7 +11,7 @@ and then reads ``pages.ext["page_owner"]["order"]``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -156,7 +156,9 @@ def read_page_ext_layout(prog: Program, clients: Sequence[PageExtClient]) -> Pag
     if stride >= _FLAGS_SIZE and (wanted or always):
         flags = enumerators(prog, "enum page_ext_flags")
     overlaid = bool(flags) and _overlaid(states)
-    if not _fits(stride, _FLAGS_SIZE if flags and not overlaid else 0, states):
+    word = bool(flags) and not overlaid
+    states = {name: _without_place(state, states, word) for name, state in states.items()}
+    if not _fits(stride, _FLAGS_SIZE if word else 0, states):
         return PageExtLayout(built, stride, {}, states, None, garbage=True)
     dtype = _entry_dtype(prog, stride, states, bool(flags)) if stride else None
     return PageExtLayout(built, stride, flags, states, dtype, flags_overlaid=overlaid)
@@ -166,6 +168,19 @@ def _overlaid(states: Mapping[str, ClientState]) -> bool:
     """Whether those of the enabled clients that use flags do not say so: entries have no word for them."""
     said = [state.shared_flags for state in states.values() if state.enabled]
     return False in said and True not in said
+
+
+def _without_place(state: ClientState, states: Mapping[str, ClientState], has_flags: bool) -> ClientState:
+    """The state of a client, off if it says nothing of itself and was given no place in an entry.
+
+    The offset of a client that nobody switched on stays 0, where the flags are, or the first that is on.
+    """
+    says = state.client.enabled or state.client.disabled
+    if says or not state.enabled or not state.size or state.offset:
+        return state
+    others = [each for each in states.values() if each is not state]
+    taken = any(each.enabled and each.size and not each.offset for each in others)
+    return replace(state, enabled=False) if has_flags or taken else state
 
 
 def _fits(stride: int, flags_size: int, states: Mapping[str, ClientState]) -> bool:

@@ -22,7 +22,7 @@ _BATCH = 1 << 16
 class Query:
     """A row filter and shape for one table, the same for a whole frame and for one that comes in pieces.
 
-    :param where: A condition on the columns, as :mod:`mmdump.render.where` describes.
+    :param where: A condition on the columns, as ``mmdump/render/where.py`` describes.
     :param sort: Columns to sort by, the first being the most significant; ``-name`` is descending. Values
         that are absent come last. Rows that are equal stay in their order.
     :param columns: The columns to show, in this order; empty means all.

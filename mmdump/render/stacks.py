@@ -71,7 +71,7 @@ class Sample:
     """A row: its chain and what it weighs.
 
     :param frames: Innermost first, never empty: what is not known is a frame that says so.
-    :param weights: One for each of :attr:`Chains.weights`.
+    :param weights: One for each of ``Chains.weights``.
     :param labels: The row's other columns, where they are not absent.
     """
 

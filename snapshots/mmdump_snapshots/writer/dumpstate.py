@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["DumpState", "dump_addresses"]
 
 _CLIENTS = ("page_owner", "page_alloc_tagging", "page_table_check", "page_pinner")
-_KEYS = ("page_owner_inited", "page_pinner_inited")
+_KEYS = ("page_owner_inited", "page_pinner_inited", "page_table_check_disabled")
 
 
 def dump_addresses(kernel: Kernel) -> AddressSpace:

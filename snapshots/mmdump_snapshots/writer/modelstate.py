@@ -99,6 +99,7 @@ class ModelState(State):
                 "mem_profiling_compressed": machine.alloc_tags is not None and boot.mem_profiling_compressed,
                 "page_pinner_inited": machine.page_pinner is not None and boot.page_pinner,
                 "page_pin_owner_inited": machine.page_pinner is not None and boot.page_pinner,
+                "page_table_check_disabled": not boot.page_table_check,
                 "_debug_pagealloc_enabled": boot.debug_pagealloc,
                 "_debug_guardpage_enabled": boot.debug_pagealloc and boot.guard_order > 0,
             }.items()

@@ -94,6 +94,7 @@ unsigned int _debug_guardpage_minorder;
 #pragma file mm/page_table_check.c
 #pragma section .data
 struct page_ext_operations page_table_check_ops;
+struct static_key_true page_table_check_disabled;
 #endif
 
 #if defined(CONFIG_MEM_ALLOC_PROFILING) && KERNEL >= 6.10
