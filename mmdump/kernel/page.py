@@ -410,6 +410,11 @@ class PageRange:
         return np.bincount(heads[near], minlength=len(self))
 
     @cached_property
+    def tails_in_place(self) -> bool:
+        """Whether every tail names a head of this range, and lies where that head's order says."""
+        return int(self.tail_counts.sum()) == len(self.tails)
+
+    @cached_property
     def mapcount_sums(self) -> I64:
         """Sums of ``_mapcount + 1`` of all rows before each row, and last of all rows, int64."""
         return np.concatenate(([0], np.cumsum(self.raw_mapcount.astype(np.int64) + 1)))
@@ -461,10 +466,12 @@ class PageRange:
         large = self.is_head[heads]
         typed = ~self.readable[heads] | self.is_typed(at=heads) | self.is_type("slab", at=heads)
         small = np.where(typed, 0, self.raw_mapcount[heads].astype(np.int64) + 1)
+        if not large.any():
+            return small
         if "_large_mapcount" in self.layout.folio:
             # 6.10: the sum of all mappings, less one.
-            return np.where(large, self.folio_field("_large_mapcount", heads) + 1, small)
-        if large.any():
+            small[large] = self.folio_field("_large_mapcount", heads[large]) + 1
+        else:
             small[large] = self._summed_mapcount(heads[large])
         return small
 
@@ -503,9 +510,10 @@ class PageRange:
         """
         if self.layout.pins_from_order < 0:
             return np.zeros(len(heads), np.int64)
-        references = self.refcount[heads].astype(np.int64) & 0xFFFFFFFF
         exact = self.counts_pins(heads)
-        return np.where(exact, self.folio_field("_pincount", heads), references // GUP_PIN_COUNTING_BIAS)
+        pins = (self.refcount[heads].astype(np.int64) & 0xFFFFFFFF) // GUP_PIN_COUNTING_BIAS
+        pins[exact] = self.folio_field("_pincount", heads[exact])
+        return pins
 
     # What surrounds the page.
 

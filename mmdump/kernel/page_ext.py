@@ -273,6 +273,8 @@ class ClientData:
             return self[name][rows]
         if name not in self.names:
             raise KeyError(name)
+        if not len(rows):
+            return self._pieces[0][name][:0]
         return self._gather([piece[name] for piece in self._pieces], rows)
 
     def rows(self, rows: I64) -> Struct:

@@ -88,7 +88,7 @@ class Blocks:
         places = _known_places(pages)
         first = np.arange(-pages.start % (1 << rules.order), len(pages), 1 << rules.order)
         #: First row and number of pages of each block, int64.
-        self.start: I64 = np.union1d(first, places)
+        self.start: I64 = np.union1d(first, places) if len(places) > 1 or 0 not in first[:1] else first
         self.length: I64 = np.diff(np.append(self.start, len(pages)))
         at = self.start
         #: Number of each block: its PFN >> pageblock_order.
@@ -236,5 +236,7 @@ class Blocks:
     def free(self) -> Bools:
         """Free pages: in the buddy allocator, or on their way to it (per-CPU lists)."""
         pages = self.pages
+        if pages.in_free_block.all():
+            return pages.in_free_block
         idle = pages.readable & (pages.refcount == 0) & ~self.allocated
         return pages.in_free_block | (idle & ~pages.has_flag("PG_reserved"))

@@ -35,7 +35,7 @@ class TailHead(Check):
     def scan(self, pages: PageRange, state: None) -> Sequence[Violations]:  # noqa: ARG002
         """Tails without a head, or outside of what their head begins."""
         rows, heads = pages.tails, pages.named_heads
-        if not len(rows):
+        if pages.tails_in_place:
             return ()
         nowhere = heads == rows
         inside = ~nowhere & (heads >= 0)

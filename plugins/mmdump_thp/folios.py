@@ -67,6 +67,9 @@ class LargeFolios:
     def find(cls, pages: PageRange, layout: LargeLayout, huge_zero_pfn: int, *, hugetlb: bool) -> LargeFolios:
         """The large folios of user memory in a range."""
         heads = pages.heads
+        if not len(heads):
+            none, codes = np.zeros(0, np.int64), np.zeros(0, np.uint8)
+            return cls(none, none, none, codes, codes, none, none, none, none, codes, codes.view(bool))
         order = pages.folio_order[heads].astype(np.int64)
         extent = _extent(pages, heads, order)
         huge = pages.is_type("hugetlb", at=heads)

@@ -38,7 +38,7 @@ _MAX_GROUPS = 1 << 12
 def orphan_rows(pages: PageRange) -> Columns:
     """Tails of a range by the head they name, where that is none, or lies in a range before this."""
     tails, named = pages.tails, pages.named_heads
-    if not len(tails):
+    if pages.tails_in_place:
         return _NO_ORPHANS
     size = np.where(pages.is_head, np.left_shift(1, pages.folio_order.astype(np.int64)), 0)
     reason = np.full(len(tails), -1, np.int64)
