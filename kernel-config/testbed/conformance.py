@@ -111,8 +111,6 @@ FILES: Mapping[str, Callable[[bytes], Records]] = {
     "/proc/kpageflags": words,
     "/proc/kpagecount": words,
     "/proc/kpagecgroup": words,
-    # Only where tags are on: the run with memory allocation profiling.
-    "/proc/allocinfo": named_lines,
     "/sys/kernel/tracing/trace": named_lines,
     "/sys/kernel/tracing/instances/mm/trace": named_lines,
     "/sys/kernel/tracing/instances/kmem/trace": named_lines,
