@@ -111,6 +111,10 @@ FILES: Mapping[str, Callable[[bytes], Records]] = {
     "/proc/kpageflags": words,
     "/proc/kpagecount": words,
     "/proc/kpagecgroup": words,
+    "/sys/kernel/tracing/trace": named_lines,
+    "/sys/kernel/tracing/instances/mm/trace": named_lines,
+    "/sys/kernel/tracing/instances/kmem/trace": named_lines,
+    "/sys/kernel/tracing/instances/user/trace": named_lines,
 }
 
 
@@ -152,7 +156,8 @@ def conformance(dump: Path, vmlinux: Path, reading: Callable[[str], list[bytes]]
                 check=False,
             )
             if done.returncode:
-                yield Comparison(file, absent=done.stderr.strip() or f"mmdump gave {done.returncode}")
+                said = done.stderr.strip().splitlines() or [f"mmdump gave {done.returncode}"]
+                yield Comparison(file, absent=said[0])
                 continue
             yield compare(file, out.read_bytes(), *readings)
 
