@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +24,11 @@ from mmdump_page_pinner.android import PINNER_COLUMNS, caveats, decode_records, 
 from mmdump_page_pinner.cma import area_of, cma_findings, cma_runs, cma_table
 from mmdump_page_pinner.evidence import GOT, MIGRATION_FAILED, find_lasting
 from mmdump_page_pinner.groups import EVIDENCE_LISTS, fold_groups, group_table, groups_of, headline, released
+from mmdump_page_pinner.history import ROW_COLUMNS
 from mmdump_page_pinner.marks import CLIENTS, why_no_marks
+from mmdump_page_pinner.savedtrace import read_saved_trace
+from mmdump_page_pinner.sentences import history_tables
+from mmdump_page_pinner.witnesses import read_witnesses
 
 if TYPE_CHECKING:
     from mmdump.kernel import Kernel
@@ -32,6 +37,7 @@ if TYPE_CHECKING:
     from mmdump.kernel.page import PageRange
     from mmdump.kernel.references import FolioBatches
     from mmdump_page_pinner.evidence import Held
+    from mmdump_page_pinner.witnesses import Witnesses
 
 __all__ = ["Pinned"]
 
@@ -75,12 +81,14 @@ class State:
     :param areas: CMA areas.
     :param only: Indices of the areas that rows are limited to; None for no limit.
     :param sought: What the search for holders needs; None where there is none.
+    :param witnesses: What the trace saw of pages.
     """
 
     areas: tuple[CmaArea, ...]
     only: tuple[int, ...] | None
     batches: FolioBatches
     owners: Owners | None
+    witnesses: Witnesses
     flag_names: FlagNames
     zone_names: tuple[str, ...]
     migratetypes: tuple[str, ...]
@@ -107,6 +115,11 @@ class Pinned(Analysis):
     holders: bool = option(
         "--holders", "search memory for what holds them: see mmdump holders", default=False
     )
+    trace: str | None = option(
+        "--trace",
+        "read the page pinner's events from FILE (a copy of trace, or trace-cmd report), not the dump",
+        metavar="FILE",
+    )
 
     def start(self, kernel: Kernel) -> State:
         """Read areas, batches and names."""
@@ -117,12 +130,20 @@ class Pinned(Analysis):
             only=self._only(areas, kernel.cma_garbage),
             batches=kernel.folio_batches,
             owners=read_owners(kernel),
+            witnesses=read_witnesses(kernel) if self.trace is None else read_saved_trace(Path(self.trace)),
             flag_names=kernel.page_flag_names,
             zone_names=tuple(zones.get(index, f"zone{index}") for index in range(256)),
             migratetypes=kernel.pageblocks.names,
             sought=start_search(kernel) if self.holders else None,
             handle_mask=kernel.stack_depot.layout.mask if kernel.stack_depot is not None else 0xFFFFFFFF,
         )
+
+    def _ranges(self, state: State) -> list[tuple[int, int]] | None:
+        """The pages that are asked about; None for all."""
+        if state.only is None:
+            return None
+        areas = [state.areas[index] for index in state.only]
+        return [(area.base_pfn, area.end_pfn) for area in areas]
 
     def _only(self, areas: tuple[CmaArea, ...], garbage: int) -> tuple[int, ...] | None:
         if self.cma is None:
@@ -154,6 +175,9 @@ class Pinned(Analysis):
             found = found.filter(pl.col("area").is_in(state.only))
         decoded = _decode(found, state)
         parts = {"pages": decoded.select(PAGES.names), "groups": groups_of(decoded)}
+        if state.witnesses.seen:
+            seen = pl.col("pfn").is_in(pl.Series(state.witnesses.pfns).implode())
+            parts["seen"] = decoded.filter(seen).select(ROW_COLUMNS)
         return parts | {name: rows[name] for name in ("cma", "memory", "sought") if name in rows}
 
     def fold(self, part: str, frame: pl.DataFrame) -> pl.DataFrame:
@@ -177,6 +201,12 @@ class Pinned(Analysis):
         tables = {"groups": group_table(groups, kernel.target.page_size), "stacks": stacks}
         text_tables = ["groups"]
         findings = released(groups)
+        if state.witnesses.seen:
+            more, told = history_tables(kernel, state.witnesses, parts["seen"], self._ranges(state))
+            tables |= more
+            findings = [*told, *findings]
+            text_tables += ["timelines"]
+        incomplete += state.witnesses.incomplete
         if state.areas:
             areas = state.areas if state.only is None else [state.areas[index] for index in state.only]
             cma, missing = cma_table(kernel, areas, parts["cma"])
@@ -185,6 +215,7 @@ class Pinned(Analysis):
             if state.only is not None:
                 tables["cma"] = cma
                 text_tables.append("cma")
+        notes += state.witnesses.notes
         for lacking, why in (
             ("page_pinner evidence", why_no_marks(kernel)),
             ("owners", why_no_owner(kernel)),

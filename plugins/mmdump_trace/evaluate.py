@@ -7,7 +7,7 @@ and the event is shown by its fields.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -53,15 +53,18 @@ class _Value:
     const: Any = None
 
 
-def compile_print_fmt(event: EventFormat, names: Names, words: PointerWords) -> Callable[[bytes], str]:
+def compile_print_fmt(
+    event: EventFormat, names: Names, words: PointerWords, common: Mapping[str, Field]
+) -> Callable[[bytes], str]:
     """A function from an event's bytes to its text, without its name and without a newline.
 
+    :param common: The fields that all events have, by their names in ``struct trace_entry``.
     :raises UnprintableError: Its format is missing or not understood.
     """
     if event.print_fmt is None:
         raise UnprintableError("its print format is not in the dump")
     text, arguments = parse_print_fmt(event.print_fmt, lambda each: names.type_of(each) is not None)
-    compiler = _Compiler(event, names)
+    compiler = _Compiler(event, names, common)
     values = [compiler.value(each) for each in arguments]
     parts: list[tuple[Conversion, list[Callable[[bytes], Any]]]] = []
     for part in parse_format(text, words):
@@ -111,8 +114,9 @@ def _string_of(get: Callable[[bytes], Any], names: Names) -> Callable[[bytes], s
 
 
 class _Compiler:
-    def __init__(self, event: EventFormat, names: Names) -> None:
+    def __init__(self, event: EventFormat, names: Names, common: Mapping[str, Field]) -> None:
         self._event = event
+        self._common = common
         self._names = names
         self._order: Any = "little" if names.little else "big"
         self._nodes = 0
@@ -158,12 +162,14 @@ class _Compiler:
         return _constant(*found)
 
     def _member(self, of: Node, name: str) -> _Value:
+        if of == ("member", ("name", "REC"), "ent") and name in self._common:
+            return self._field_value(self._common[name])
         if of != ("name", "REC"):
             raise UnprintableError("a member of something else than the event")
         return self._field_value(self._field(name))
 
     def _field(self, name: str) -> Field:
-        field = self._event.field(name)
+        field = self._event.field(name) or self._common.get(name.removeprefix("common_"))
         if field is None:
             raise UnprintableError(f"field {name}, which the event has not")
         return field
@@ -307,9 +313,10 @@ class _Compiler:
         for node in table:
             if node[0] != "braces" or len(node[1]) != 2:
                 raise UnprintableError("a table of something else than pairs")
-            if node[1][1] == ("name", "NULL"):
-                break
             number, word = self._int(node[1][0]), self.value(node[1][1])
+            if word.kind == "int" and word.const == 0:
+                # NULL, which ends the kernel's own table.
+                break
             if number.const is None or word.kind != "text" or word.const is None:
                 raise UnprintableError("a table that is not constant")
             found.append((number.const & 0xFFFFFFFFFFFFFFFF, word.const))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from drgn import offsetof
 
 from mmdump.errors import UnsupportedError
@@ -101,12 +102,14 @@ class EventTypes:
 class EventFormats:
     """All events of a kernel.
 
+    :param common: The fields that all events have, by their names in ``struct trace_entry``.
     :param problem: What is wrong with the list, in one sentence.
     """
 
     by_type: dict[int, EventFormat]
     types: EventTypes
     filters: dict[str, int]
+    common: dict[str, Field]
     problem: str | None = None
 
     def matching(self, patterns: Iterable[str]) -> list[EventFormat]:
@@ -150,6 +153,11 @@ class _Reader:
         functions = find_type(prog, "struct trace_event_functions")
         if call is None or events is None or field is None or point is None or functions is None:
             raise UnsupportedError("this kernel was built without trace events (CONFIG_EVENT_TRACING)")
+        entry = find_type(prog, "struct trace_entry")
+        if entry is None:
+            raise UnsupportedError("the debug info of this kernel has no struct trace_entry")
+        names = ("type", "flags", "preempt_count", "pid")
+        self._entry = struct_dtype(prog, entry, {name: [name] for name in names})
         self._call_list = offsetof(call, "list")
         self._call = struct_dtype(
             prog,
@@ -213,6 +221,7 @@ class _Reader:
             found,
             types,
             {name: int(value.value_()) for name, value in filters.items() if value is not None},
+            _common_fields(self._entry),
             problem,
         )
 
@@ -284,3 +293,12 @@ class _Reader:
                 )
             link = int(record["next"])
         return tuple(reversed(found))
+
+
+def _common_fields(entry: np.dtype[np.void]) -> dict[str, Field]:
+    """``ftrace_common_fields``: what ``struct trace_entry`` has."""
+    found = {}
+    for name in entry.names or ():
+        kind, offset = entry[name], int(entry.fields[name][1]) if entry.fields is not None else 0
+        found[name] = Field(name, str(kind), offset, kind.itemsize, kind.kind == "i", 0)
+    return found

@@ -120,7 +120,9 @@ class EventPrinter:
                 # Probes and syscalls have functions of their own; their format is only for readers of files.
                 if event.printer is not None and not event.printer.startswith("trace_raw_output_"):
                     raise UnprintableError(f"{event.printer}() prints it, not its format")
-                self._printers[event.type] = compile_print_fmt(event, self._names, self._words)
+                self._printers[event.type] = compile_print_fmt(
+                    event, self._names, self._words, self._formats.common
+                )
             except UnprintableError as error:
                 self._printers[event.type] = None
                 self.by_fields[event.name] = str(error)

@@ -1,0 +1,269 @@
+"""The history of pinned pages: allocated, in the way of a migration, and put since then, by whom.
+
+Every reference that is got is put once. A page that a failed migration left marked has all its puts in the
+trace: those of the migration itself, which took and put references of its own, and those of others. A page
+that is held and has no put of another's is held by a get that is older than the failure, and has no put yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from mmdump.result import Column, Kind, Schema, Table
+from mmdump_page_pinner.calls import asker, put_of
+
+if TYPE_CHECKING:
+    from mmdump.kernel import Kernel
+    from mmdump_page_pinner.witnesses import Witnesses
+
+__all__ = ["HISTORY", "TIMELINES", "history_of", "history_table", "timeline_table", "timelines_of"]
+
+HISTORY = Schema(
+    "history",
+    (
+        Column("pfn", Kind.PFN, "the page"),
+        Column("time", Kind.NSEC, "when"),
+        Column("event", Kind.TEXT, "allocated, failure (of a migration), put, get, or change of the count"),
+        Column("who", Kind.TEXT, "name and PID of the task"),
+        Column(
+            "class",
+            Kind.TEXT,
+            "for puts and gets: migration, reclaim, LRU batch, unmapping, truncation, user",
+        ),
+        Column("holder", Kind.TEXT, "what sort of user, where that is known, such as pipe"),
+        Column("function", Kind.TEXT, "the function that says so, and its caller"),
+        Column("refcount", Kind.COUNT, "the count then"),
+        Column("reason", Kind.TEXT, "why the migration failed, where that was recorded"),
+        Column("stack", Kind.STACK, "call chain, innermost first"),
+    ),
+    "History",
+)
+TIMELINES = Schema(
+    "timelines",
+    (
+        Column("pfn", Kind.PFN, "the page"),
+        Column("state", Kind.TEXT, "held, released, unknown; or gone: neither held nor marked any more"),
+        Column("story", Kind.TEXT, "what happened to it"),
+        Column("cma_area", Kind.TEXT, "CMA area it lies in", in_text=False),
+        Column("owner", Kind.TEXT, "name and PID of the task that allocated it", in_text=False),
+        Column("stack_id", Kind.ID, "call chain that allocated it", in_text=False),
+        Column("allocated", Kind.NSEC, "when it was allocated", in_text=False),
+        Column("failures", Kind.COUNT, "migrations that failed at it", in_text=False),
+        Column("first_failure", Kind.NSEC, "the first", in_text=False),
+        Column("last_failure", Kind.NSEC, "the last", in_text=False),
+        Column("asked_by", Kind.TEXT, "who asked for the range", in_text=False),
+        Column("purpose", Kind.TEXT, "what for", in_text=False),
+        Column("migration_puts", Kind.COUNT, "puts by the migration", in_text=False),
+        Column("other_puts", Kind.COUNT, "puts by others", in_text=False),
+        Column("user_puts", Kind.COUNT, "of those, puts by who used the page", in_text=False),
+        Column("last_put", Kind.NSEC, "the last put by a user", in_text=False),
+        Column("put_by", Kind.TEXT, "the functions that put it then", in_text=False),
+        Column("put_who", Kind.TEXT, "and the task", in_text=False),
+        Column("holder", Kind.TEXT, "what sort of user that is", in_text=False),
+    ),
+    "What happened to the pages",
+)
+#: Of each page's row that is kept for its history.
+ROW_COLUMNS = ("pfn", "state", "cma_area", "owner_comm", "owner_pid", "owner_ts_nsec", "stack_id")
+
+
+def history_of(
+    witnesses: Witnesses, pages: pl.DataFrame, ranges: Sequence[tuple[int, int]] | None
+) -> pl.DataFrame:
+    """The events that belong to the history of pages, with what their call chains say.
+
+    :param pages: Rows of pages that are held or marked, with :data:`ROW_COLUMNS`.
+    :param ranges: PFNs [first, last) that are asked about; None for all.
+    :return: The events with ``class``, ``holder``, ``function``, ``purpose`` and ``who``.
+    """
+    frame = witnesses.frame
+    failed = frame.filter(pl.col("event") == "failure")["pfn"].unique()
+    known = pl.concat([failed, pages["pfn"].cast(pl.Int64)]).unique()
+    frame = frame.filter(pl.col("pfn").is_in(known.implode()))
+    if ranges is not None:
+        inside = [pl.col("pfn").is_between(low, high, closed="left") for low, high in ranges]
+        frame = frame.filter(pl.any_horizontal(pl.lit(False), *inside))
+    return frame.join(
+        _meanings(witnesses), on="chain", how="left", nulls_equal=True, maintain_order="left"
+    ).select(
+        "pfn",
+        "time",
+        "event",
+        who_of("comm", "pid").alias("who"),
+        pl.when(pl.col("event").is_in(["put", "get"]))
+        .then(pl.col("class").fill_null("unknown"))
+        .alias("class"),
+        pl.when(pl.col("event") != "failure").then(pl.col("holder")).alias("holder"),
+        pl.when(pl.col("event") == "failure")
+        .then(pl.col("asked"))
+        .otherwise(pl.col("function"))
+        .alias("function"),
+        pl.when(pl.col("event") == "failure").then(pl.col("purpose")).alias("purpose"),
+        "refcount",
+        "reason",
+        "chain",
+    )
+
+
+def who_of(comm: str, pid: str) -> pl.Expr:
+    """``work 70``; the PID alone where the name is not known."""
+    number = pl.col(pid).cast(pl.String)
+    return (
+        pl.when(pl.col(comm).is_null())
+        .then(pl.format("PID {}", number))
+        .otherwise(pl.concat_str(comm, number, separator=" ", ignore_nulls=True))
+    )
+
+
+def _meanings(witnesses: Witnesses) -> pl.DataFrame:
+    """What each call chain says."""
+    rows = []
+    for number, chain in enumerate(witnesses.functions):
+        put, asked = put_of(chain), asker(chain)
+        rows.append((number, put.kind, put.holder or None, put.by or None, asked.by or None, asked.purpose))
+    names = ("class", "holder", "function", "asked", "purpose")
+    return pl.DataFrame(rows, schema={"chain": pl.Int64} | dict.fromkeys(names, pl.String), orient="row")
+
+
+def history_table(
+    kernel: Kernel, events: pl.DataFrame, pages: pl.DataFrame, chains: Sequence[Sequence[str]]
+) -> Table:
+    """All events of each page in order of time, after its allocation."""
+    stacks = pl.Series([list(each) for each in chains], dtype=pl.List(pl.String))
+    rows = events.with_columns(stacks.gather(events["chain"]).alias("stack")).select(HISTORY.names)
+    seen = pages.filter(
+        pl.col("pfn").is_in(events["pfn"].unique().implode()) & pl.col("owner_ts_nsec").is_not_null()
+    )
+    allocated = seen.select(
+        pl.col("pfn").cast(pl.Int64),
+        pl.col("owner_ts_nsec").cast(pl.UInt64).alias("time"),
+        pl.lit("allocated").alias("event"),
+        who_of("owner_comm", "owner_pid").alias("who"),
+        *[pl.lit(None, pl.String).alias(name) for name in ("class", "holder", "function")],
+        pl.lit(None, pl.Int64).alias("refcount"),
+        pl.lit(None, pl.String).alias("reason"),
+        _allocations(kernel, seen["stack_id"]).alias("stack"),
+    )
+    frame = pl.concat([allocated, rows]).sort("pfn", "time", maintain_order=True)
+    return Table(HISTORY, frame)
+
+
+def _allocations(kernel: Kernel, handles: pl.Series) -> pl.Series:
+    depot = kernel.stack_depot
+    known: dict[int, list[str]] = {}
+    for handle in handles.drop_nulls().unique().to_list():
+        frames = depot.stack(handle).frames if depot is not None else ()
+        known[handle] = [kernel.symbols.text(address) for address in frames]
+    return pl.Series([known.get(each) for each in handles.to_list()], dtype=pl.List(pl.String))
+
+
+def timelines_of(events: pl.DataFrame, pages: pl.DataFrame) -> pl.DataFrame:
+    """One row per page: :data:`TIMELINES` but for the story."""
+    event, kind = pl.col("event"), pl.col("class")
+    failure, put = event == "failure", event == "put"
+    user = put & kind.is_in(["user", "unknown"])
+    sums = (
+        events.sort("pfn", "time", maintain_order=True)
+        .group_by("pfn", maintain_order=True)
+        .agg(
+            failure.sum().cast(pl.Int64).alias("failures"),
+            pl.col("time").filter(failure).min().alias("first_failure"),
+            pl.col("time").filter(failure).max().alias("last_failure"),
+            pl.concat_str(
+                pl.col("function").filter(failure).last(),
+                pl.col("who").filter(failure).last(),
+                separator=" of ",
+                ignore_nulls=True,
+            ).alias("asked_by"),
+            pl.col("purpose").filter(failure).last().alias("purpose"),
+            (put & (kind == "migration")).sum().cast(pl.Int64).alias("migration_puts"),
+            (put & (kind != "migration")).sum().cast(pl.Int64).alias("other_puts"),
+            user.sum().cast(pl.Int64).alias("user_puts"),
+            *[
+                pl.col(source).filter(user).last().alias(name)
+                for name, source in (
+                    ("last_put", "time"),
+                    ("put_by", "function"),
+                    ("put_who", "who"),
+                    ("holder", "holder"),
+                )
+            ],
+            pl.col("time").filter(event == "get").last().alias("last_get"),
+            pl.col("function").filter(event == "get").last().alias("get_by"),
+        )
+    )
+    rows = pages.select(
+        pl.col("pfn").cast(pl.Int64),
+        "state",
+        "cma_area",
+        pl.when(pl.col("owner_pid").is_not_null()).then(who_of("owner_comm", "owner_pid")).alias("owner"),
+        "stack_id",
+        pl.col("owner_ts_nsec").cast(pl.UInt64).alias("allocated"),
+    ).unique("pfn", keep="first")
+    return sums.join(rows, on="pfn", how="left", maintain_order="left").with_columns(
+        pl.col("state").fill_null("gone")
+    )
+
+
+def timeline_table(timelines: pl.DataFrame) -> Table:
+    """The timelines, told in words: pages that are held first."""
+    rank = pl.col("state").replace_strict(
+        {"held": 0, "released": 1, "unknown": 2}, default=3, return_dtype=pl.Int8
+    )
+    frame = timelines.sort(rank, "pfn")
+    stories = pl.Series([story(row) for row in frame.iter_rows(named=True)], dtype=pl.String)
+    return Table(TIMELINES, frame.with_columns(stories.alias("story")).select(TIMELINES.names))
+
+
+def story(row: Mapping[str, object]) -> str:
+    """What happened to one page, as a reader would tell it."""
+    parts = []
+    if row["allocated"] is not None:
+        owner = f" by {row['owner']}" if row["owner"] else ""
+        parts.append(f"allocated at {seconds(row['allocated'])}{owner}")
+    failures = int(str(row["failures"]))
+    if failures:
+        when = span(row["first_failure"], row["last_failure"])
+        asked = f", asked for by {row['asked_by']}" if row["asked_by"] else ""
+        parts.append(f"blocked {counted(failures, 'attempt')} {when}{asked}")
+    own, users = int(str(row["migration_puts"])), int(str(row["user_puts"]))
+    others = int(str(row["other_puts"])) - users
+    if own:
+        parts.append(f"{counted(own, 'put')} by the migration itself")
+    if others:
+        parts.append(f"{counted(others, 'put')} by the kernel's own housekeeping")
+    if users:
+        by = f" by {row['put_by']}" if row["put_by"] else ""
+        more = f", the last of {users}" if users > 1 else ""
+        holder = f" ({row['holder']})" if row["holder"] else ""
+        parts.append(f"put at {seconds(row['last_put'])}{by} of {row['put_who']}{holder}{more}")
+    if row["last_get"] is not None:
+        by = f" by {row['get_by']}" if row["get_by"] else ""
+        parts.append(f"last got at {seconds(row['last_get'])}{by}")
+    if row["state"] == "held":
+        since = "no other put since" if failures and not users else "and something still holds it"
+        parts.append(since)
+    elif not users and row["state"] == "released":
+        parts.append("let go by no put that the trace has")
+    return "; ".join(parts)
+
+
+def seconds(nsec: object) -> str:
+    """A time as the trace has it."""
+    micro = (int(str(nsec)) + 500) // 1000
+    return f"{micro // 10**6}.{micro % 10**6:06} s"
+
+
+def span(first: object, last: object) -> str:
+    """One time, or the first and the last of several."""
+    if first == last:
+        return f"at {seconds(first)}"
+    return f"from {seconds(first).removesuffix(' s')} to {seconds(last)}"
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 put``, ``2 puts``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,151 @@
+"""What the histories of pages say together, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from mmdump.result import Finding, Severity, Table
+from mmdump_page_pinner.history import (
+    history_of,
+    history_table,
+    seconds,
+    span,
+    timeline_table,
+    timelines_of,
+)
+
+if TYPE_CHECKING:
+    from mmdump.kernel import Kernel
+    from mmdump_page_pinner.witnesses import Witnesses
+
+__all__ = ["history_findings", "history_tables"]
+
+#: Groups that are told; the table has all.
+_TOLD = 6
+
+
+def history_tables(
+    kernel: Kernel, witnesses: Witnesses, pages: pl.DataFrame, ranges: Sequence[tuple[int, int]] | None
+) -> tuple[dict[str, Table], list[Finding]]:
+    """Tables ``timelines`` and ``history``, and what they say.
+
+    :param pages: Rows of ``pages`` that the witnesses saw.
+    :param ranges: PFNs [first, last) that are asked about; None for all.
+    """
+    events = history_of(witnesses, pages, ranges)
+    timelines = timelines_of(events, pages)
+    tables = {
+        "timelines": timeline_table(timelines),
+        "history": history_table(kernel, events, pages, witnesses.chains),
+    }
+    return tables, history_findings(timelines, witnesses.overrun)
+
+
+def history_findings(timelines: pl.DataFrame, lost: int) -> list[Finding]:
+    """What is known of pages that were in the way: who let go of them, and what holds the others.
+
+    :param lost: Events that are not in the trace any more.
+    """
+    failed = timelines.filter(pl.col("failures") > 0)
+    if not len(failed):
+        return []
+    freed = _groups(failed.filter((pl.col("state") != "held") & (pl.col("user_puts") > 0)))
+    held = _groups(failed.filter(pl.col("state") == "held"))
+    findings = [_held(row, freed, lost) for row in held[:_TOLD]]
+    findings += [_let_go(row) for row in freed[:_TOLD]]
+    left = len(held[_TOLD:]) + len(freed[_TOLD:])
+    if left:
+        findings.append(
+            Finding("history", Severity.NOTE, f"{left} more groups of pages have histories.", "timelines")
+        )
+    return findings
+
+
+_KEYS = ("cma_area", "owner", "stack_id", "put_by", "holder", "put_who", "asked_by", "purpose")
+
+
+def _groups(timelines: pl.DataFrame) -> list[dict[str, Any]]:
+    """Pages of one history, the most first."""
+    return (
+        timelines.group_by(_KEYS)
+        .agg(
+            pl.len().alias("pages"),
+            pl.col("pfn").min().alias("first_pfn"),
+            pl.col("failures").sum(),
+            pl.col("first_failure").min(),
+            pl.col("last_failure").max(),
+            pl.col("migration_puts").sum(),
+            pl.col("user_puts").sum(),
+            pl.col("last_put").min().alias("first_put"),
+            pl.col("last_put").max(),
+        )
+        .sort(["pages", "first_pfn"], descending=[True, False])
+        .to_dicts()
+    )
+
+
+def _pages(row: Mapping[str, Any], adjective: str) -> str:
+    words = "page" if row["pages"] == 1 else "pages"
+    owner = f" of {row['owner']}" if row["owner"] else ""
+    area = f" in CMA {row['cma_area']}" if row["cma_area"] else ""
+    return f"{row['pages']} {adjective}{words}{owner}{area}"
+
+
+def _asked(row: Mapping[str, Any]) -> str:
+    if row["asked_by"]:
+        return f"{row['purpose']} by {row['asked_by']}"
+    return str(row["purpose"] or "a migration")
+
+
+def _held(row: Mapping[str, Any], freed: list[dict[str, Any]], lost: int) -> Finding:
+    """Pages that are held: what was put since, and what that leaves."""
+    when = span(row["first_failure"], row["last_failure"])
+    text = f"{_pages(row, 'held ')} stood in the way of {_asked(row)} {when}"
+    if row["user_puts"]:
+        text += f"; {row['put_by'] or 'others'} of {row['put_who']} put references since, and some are left"
+    elif lost:
+        text += "; no put by anybody else is in the trace, from which older events are lost"
+    else:
+        only = "only the migration put references of its own" if row["migration_puts"] else "nobody put any"
+        text += f"; since then {only}: what holds them was got before, and has no put yet"
+    peer = next(
+        (
+            each
+            for each in freed
+            if row["owner"] and (each["owner"], each["stack_id"]) == (row["owner"], row["stack_id"])
+        ),
+        None,
+    )
+    if peer is not None and not row["user_puts"]:
+        text += (
+            f". Pages that the same call chain allocated were put by {peer['put_by'] or 'somebody else'}: "
+            f"look there for a get without a put{_holder(peer)}"
+        )
+    return Finding("history-held", Severity.WARNING, f"{text}.", "timelines", _where(row, "state = 'held'"))
+
+
+def _let_go(row: Mapping[str, Any]) -> Finding:
+    """Pages that somebody let go after a migration had failed."""
+    when = seconds(row["last_put"])
+    if row["first_put"] != row["last_put"]:
+        when = f"{seconds(row['first_put']).removesuffix(' s')} to {when}"
+    were = "was" if row["pages"] == 1 else "were"
+    text = (
+        f"{_pages(row, '')} that had stood in the way of {_asked(row)} {were} put by "
+        f"{row['put_by'] or 'an unknown function'} of {row['put_who']} at {when}{_holder(row)}"
+    )
+    return Finding("history-released", Severity.NOTE, f"{text}.", "timelines", _where(row, "state <> 'held'"))
+
+
+def _holder(row: Mapping[str, Any]) -> str:
+    return f" ({row['holder']})" if row["holder"] else ""
+
+
+def _where(row: Mapping[str, Any], state: str) -> str:
+    if not row["put_by"]:
+        return f"{state} AND put_by IS NULL"
+    quoted = str(row["put_by"]).replace("'", "''")
+    return f"{state} AND put_by = '{quoted}'"
