@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
+import drgn
 import numpy as np
 import pytest
 
@@ -425,6 +426,47 @@ def test_a_ring_that_is_garbage_says_so(member, value, says):
     assert not len(result.tables["events"].frame)
     with pytest.raises(IncompleteError, match=says):
         decoded.file(DIRECTORY + "buffer")
+
+
+def test_a_long_pin_that_nobody_got_has_no_call_chain():
+    """check_longterm_pin() of android12-5.10, of a page that only failed to migrate: its record is zero."""
+    kernel = kernel_of("A2")
+    machine, pinner = boot(kernel)
+    [pfn] = in_the_way(machine, pinner, 1)
+    with machine.running(machine.current, "get_user_pages_fast", "vb2_dc_get_userptr"):
+        machine.gup.get(pfn)
+    machine.clock.advance(1.0)
+    machine.gup.put_user(pfn)
+    pinner.records.handle[pfn] = pinner.records.ts_usec[pfn] = 0
+    pinner.unset(pfn, 0)
+    decoded = Decoded(machine, kernel)
+    assert pinner.longterm is not None
+    assert [bool(each.handle) for each in pinner.longterm.newest_first] == [False, True]
+    # mmdump has both; the kernel's file ends at the first without a call chain.
+    check_events(decoded)
+    assert decoded.file(DIRECTORY + "longterm_pinner") == b""
+
+
+def test_records_that_are_not_in_the_dump_are_counted():
+    decoded = fresh(count=60)
+    at, size = slots(decoded)
+    prog = decoded.kernel.target.prog
+    # The second page of the ring: of 120 records, those from the 74th on.
+    hole = (at | 4095) + 1
+    virtual = decoded.image.addresses.direct(hole)
+    for address, physical in ((hole, True), (virtual, False)):
+        prog.add_memory_segment(address, 4096, _fault, physical)
+    result = decoded.analysis("pinner-events")
+    events = result.tables["events"].frame
+    lost = [place for place in range(120) if at + (place + 1) * size > hole]
+    assert result.incomplete == (f"{len(lost)} records of pp_buffer are not in the dump",)
+    assert events["slot"].to_list() == list(range(lost[0] - 1, -1, -1))
+    with pytest.raises(IncompleteError, match="beyond the newest 0 records"):
+        decoded.file(DIRECTORY + "buffer")
+
+
+def _fault(address: int, count: int, offset: int, physical: bool) -> bytes:
+    raise drgn.FaultError("not there", address)
 
 
 @pytest.mark.parametrize("size", [0, 1 << 40])

@@ -7,9 +7,11 @@ import time
 import pytest
 
 from mmdump_snapshots.kernels import Profile, profile, profiles
+from mmdump_snapshots.model.era import Pinner
 
 NAMES = [
     "4.19", "5.4", "5.10", "5.15", "6.1", "6.6", "6.12", "6.18", "7.1", "6.12-arm64", "6.12-arm64-16k",
+    "android12-5.10", "android13-5.10", "android14-6.1", "android14-6.1-arm64",
 ]  # fmt: skip
 
 
@@ -145,3 +147,43 @@ def test_configuration_is_read_from_a_file() -> None:
     assert configured.has("CONFIG_NODES_SHIFT")
     with pytest.raises(KeyError):
         configured.number("CONFIG_CMA")
+
+
+@pytest.mark.parametrize(
+    ("pinner", "captured", "flags"),
+    [
+        (Pinner.A0, 40, {"PAGE_EXT_GET": 2}),
+        (Pinner.A1, 40, {"PAGE_EXT_GET": 2, "PAGE_EXT_PINNER_MIGRATION_FAILED": 3}),
+        (Pinner.A2, 48, {"PAGE_EXT_GET": 2, "PAGE_EXT_PINNER_MIGRATION_FAILED": 3}),
+        (Pinner.B0, 56, {"PAGE_EXT_GET": 2, "PAGE_EXT_PINNER_MIGRATION_FAILED": 3}),
+        (Pinner.B1, 56, {"PAGE_EXT_PINNER_MIGRATION_FAILED": 2}),
+        (Pinner.B2, 56, {"PAGE_EXT_PINNER_MIGRATION_FAILED": 2}),
+    ],
+)
+def test_androids_page_pinners_have_the_structures_of_their_generation(pinner, captured, flags) -> None:
+    kernel = profile("5.10").with_pinner(pinner)
+    types = kernel.types
+    assert types.sizeof("struct page_pinner") == 24
+    assert types.sizeof("struct captured_pinner") == captured
+    mine = types.enumerators("enum page_ext_flags")
+    assert {name: bit for name, bit in mine.items() if "OWNER" not in name} == flags
+    names = {each.name for each in kernel.variables if each.file == "mm/page_pinner.c"}
+    rings = {
+        Pinner.A0: {"lt_pinner"},
+        Pinner.A1: {"lt_pinner", "acf_pinner"},
+        Pinner.A2: {"lt_pinner", "acf_pinner"},
+        Pinner.B0: {"lt_buffer", "acf_buffer"},
+    }
+    assert {name for name in names if name[:3] in ("lt_", "acf", "pp_")} == rings.get(
+        pinner, {"pp_buffer", "pp_buf_size"}
+    )
+
+
+def test_android_has_cma_before_highatomic() -> None:
+    numbers = profile("android14-6.1").types.enumerators("enum migratetype")
+    assert (numbers["MIGRATE_CMA"], numbers["MIGRATE_PCPTYPES"], numbers["MIGRATE_HIGHATOMIC"]) == (3, 4, 4)
+    assert numbers["MIGRATE_ISOLATE"] == 5
+    lists = profile("android14-6.1").types.member("struct per_cpu_pages", "lists").type.length
+    assert lists == 4 * 4 + 2
+    mainline = profile("6.1").types.enumerators("enum migratetype")
+    assert (mainline["MIGRATE_HIGHATOMIC"], mainline["MIGRATE_CMA"]) == (3, 4)

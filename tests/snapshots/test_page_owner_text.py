@@ -16,6 +16,7 @@ from mmdump.kernelfile import find_kernel_file
 from mmdump.plugins import load_plugins
 from mmdump.scan import Ranges
 from mmdump_snapshots.kernels import profile
+from mmdump_snapshots.model.era import Pinner
 from mmdump_snapshots.model.gfp import GFP_HIGHUSER_MOVABLE, GFP_KERNEL, Gfp
 from mmdump_snapshots.model.pages import PageFlag
 from mmdump_snapshots.model.truth import Truth
@@ -46,6 +47,8 @@ FLAGS = {(4, 19): "{names}", (5, 12): "{names}node={node}|zone={zone}"}
 MOVABLE, COMP = GFP_HIGHUSER_MOVABLE, Gfp.COMP
 #: page_owner's own allocations, and the depot's.
 NESTED = GFP_KERNEL | Gfp.NOWARN | Gfp.NORETRY | Gfp.NOMEMALLOC
+#: kvmalloc() of more than a page, as Android's page pinner does.
+LARGE = GFP_KERNEL | Gfp.NOWARN | Gfp.NORETRY | Gfp.COMP
 #: ``%#x(%pGg)`` of the masks that are in use. GFP_HIGHUSER_MOVABLE had a bit more in 5.14 to 5.17, which
 #: these allocations have not.
 MASKS = {
@@ -60,6 +63,7 @@ MASKS = {
         GFP_KERNEL | COMP: "0x40cc0(GFP_KERNEL|__GFP_COMP)",
         MOVABLE: "0x100cca(GFP_HIGHUSER_MOVABLE)",
         MOVABLE | COMP: "0x140cca(GFP_HIGHUSER_MOVABLE|__GFP_COMP)",
+        LARGE: "0x52cc0(GFP_KERNEL|__GFP_NOWARN|__GFP_NORETRY|__GFP_COMP)",
     },
     (5, 14): {
         GFP_KERNEL: "0xcc0(GFP_KERNEL)",
@@ -72,6 +76,7 @@ MASKS = {
         GFP_KERNEL | COMP: "0x40cc0(GFP_KERNEL|__GFP_COMP)",
         MOVABLE: "0x100cca(GFP_HIGHUSER_MOVABLE)",
         MOVABLE | COMP: "0x140cca(GFP_HIGHUSER_MOVABLE|__GFP_COMP)",
+        LARGE: "0x52cc0(GFP_KERNEL|__GFP_NOWARN|__GFP_NORETRY|__GFP_COMP)",
         NESTED: "0x92cc0(GFP_KERNEL|__GFP_NOWARN|__GFP_NORETRY|__GFP_NOMEMALLOC)",
     },
 }
@@ -144,7 +149,9 @@ def test_every_allocation_is_printed_once_in_the_words_of_the_release(name):
         assert same_stack(lines[2:], truth.stacks[int(values["handle"])])
         seen.add((gfp, int(values["order"])))
     # With a mask of nothing what was there before page_owner; blocks, and compound pages.
-    assert {0, GFP_KERNEL, MOVABLE, GFP_KERNEL | COMP, MOVABLE | COMP} == {gfp for gfp, _ in seen} - {NESTED}
+    masks = {gfp for gfp, _ in seen}
+    assert {0, GFP_KERNEL, MOVABLE, GFP_KERNEL | COMP, MOVABLE | COMP} == masks - {NESTED, LARGE}
+    assert (LARGE in masks) == (profile(name).pinner >= Pinner.B1)
     assert {order for _, order in seen} >= {0, 1, 2, 3, 5, 9}
 
 

@@ -203,6 +203,7 @@ _ANDROID = {
     "android12-5.10": Pinner.A2,
     "android13-5.10": Pinner.B1,
     "android14-6.1": Pinner.B2,
+    "android14-6.1-arm64": Pinner.B2,
 }
 
 
