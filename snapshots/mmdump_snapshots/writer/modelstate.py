@@ -340,7 +340,7 @@ class ModelState(State):
     def trace(self) -> TraceState | None:  # type: ignore[override]
         """The events of the page pinner."""
         pinner, boot = self._machine.page_pinner, self._machine.boot
-        if pinner is None or not pinner.inited:
+        if pinner is None or isinstance(pinner, AndroidPinner) or not pinner.inited:
             return None
         frames: dict[str, int] = {}
         base = self._addresses.direct(0)
@@ -354,12 +354,14 @@ class ModelState(State):
                     each.pid,
                     each.comm,
                     each.pfn,
-                    [str(flag.name) for flag in PageFlag if each.flags & flag],
+                    [str(flag.name).lower() for flag in PageFlag if each.flags & flag],
                     each.count,
                     each.mapcount,
                     each.mapping and base + each.mapping,
                     MIGRATETYPES[self._migratetype[each.mt]],
                     [frames.setdefault(frame, self._resolve(frame)) for frame in each.stack],
+                    each.reason,
+                    each.err,
                 )
                 for each in pinner.events
             ],

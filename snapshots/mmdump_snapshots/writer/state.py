@@ -267,13 +267,15 @@ class CmaState:
 class TraceEvent:
     """An event of the page pinner, and the stack that was recorded after it.
 
-    :ivar name: ``page_pinner_failure`` or ``page_pinner_put``.
+    :ivar name: Of the event.
     :ivar time: On the trace's clock, ns.
     :ivar stack_time: The same of the stack.
     :ivar flags: Names of page flags, as in ``PG_locked``.
     :ivar mapping: ``page->mapping`` with its tag bits, a virtual address.
     :ivar mt: Migratetype by name, of :data:`MIGRATETYPES`.
     :ivar stack: Return addresses, innermost first.
+    :ivar reason: What it was to be migrated for, in an event of the RFC's second version that says so.
+    :ivar err: What came of that.
     """
 
     name: str
@@ -289,6 +291,8 @@ class TraceEvent:
     mapping: int
     mt: str
     stack: Sequence[int]
+    reason: str | None = None
+    err: int = 0
 
 
 @dataclass(frozen=True)
