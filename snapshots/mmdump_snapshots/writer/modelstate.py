@@ -28,6 +28,7 @@ from mmdump_snapshots.writer.state import (
     Record,
     ReportingState,
     RingState,
+    SlabState,
     State,
     TagState,
     TaskState,
@@ -335,6 +336,26 @@ class ModelState(State):
         part = tags.ref[start:stop]
         found[: len(part)] = part
         return found if found.any() else None
+
+    @cached_property
+    def slabs(self) -> Sequence[SlabState]:  # type: ignore[override]
+        """The model's objects by slab."""
+        objects, tags = self._machine.objects, self._machine.alloc_tags
+        slabs = objects.slabs()
+        used: dict[int, list[int]] = {slab: [] for slab in slabs}
+        for address in sorted(objects.live):
+            used[self._machine.pages.head(address >> self.page_shift)].append(address)
+        return [
+            SlabState(
+                slab,
+                cache.name,
+                cache.size,
+                objects.capacity(cache),
+                [(address - (slab << self.page_shift)) // cache.size for address in used[slab]],
+                [tags.objects.get(address, -1) + 1 if tags is not None else 0 for address in used[slab]],
+            )
+            for slab, cache in sorted(slabs.items())
+        ]
 
     @cached_property
     def trace(self) -> TraceState | None:  # type: ignore[override]

@@ -32,6 +32,7 @@ __all__ = [
     "Record",
     "ReportingState",
     "RingState",
+    "SlabState",
     "State",
     "TagState",
     "TaskState",
@@ -330,6 +331,26 @@ class TagState:
 
 
 @dataclass(frozen=True)
+class SlabState:
+    """A slab.
+
+    :ivar pfn: Its first page.
+    :ivar cache: Name of its cache.
+    :ivar size: Bytes from one object to the next.
+    :ivar objects: How many it has room for.
+    :ivar used: Numbers of those in use, ascending.
+    :ivar tags: Of each of these, index into ``State.tags.functions`` plus one, or 0.
+    """
+
+    pfn: int
+    cache: str
+    size: int
+    objects: int
+    used: Sequence[int]
+    tags: Sequence[int]
+
+
+@dataclass(frozen=True)
 class TaskState:
     """A task.
 
@@ -431,6 +452,7 @@ class State(ABC):
     :ivar shared_flags: Clients of page_ext that say that they use its flags word (6.3 and newer).
     :ivar pinner: Android's page pinner; None where there is none.
     :ivar tags: Memory allocation profiling; None where it is off, or the source does not know.
+    :ivar slabs: All slabs whose objects the source knows.
     :ivar trace: What ftrace has recorded; None where it was never used, or the source does not know.
     :ivar clock: ``local_clock()``, ns; 0 where the source does not know it.
     """
@@ -455,6 +477,7 @@ class State(ABC):
     shared_flags: frozenset[str] = frozenset({"page_owner", "page_pinner", "page_pin_owner"})
     pinner: PinnerState | None = None
     tags: TagState | None = None
+    slabs: Sequence[SlabState] = ()
     trace: TraceState | None = None
     clock: int = 0
 
