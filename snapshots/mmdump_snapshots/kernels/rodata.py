@@ -151,16 +151,20 @@ def _trace_clocks(profile: Profile) -> list[Element]:
     return [{"name": name, "in_ns": int(name not in ("counter", "uptime", "x86-tsc"))} for name in names]
 
 
-def page_pinner_print_fmt(profile: Profile) -> str:
-    """``print_fmt`` of the page pinner's two events (include/trace/events/page_pinner.h)."""
+def page_pinner_print_fmt(profile: Profile, *, reason: bool = False) -> str:
+    """``print_fmt`` of the page pinner's events (include/trace/events/page_pinner.h).
+
+    :param reason: Of the event that tells why a page was to be migrated (the RFC's second version).
+    """
     names = ", ".join(
         f'{{ 1UL << PG_{name}, "{name}" }}' for _, name in _page_flag_names(profile) if name is not None
     )
     mask = f"((1UL << {profile.types.enumerators('enum pageflags')['__NR_PAGEFLAGS']}) - 1)"
+    words, more = (" reason=%s err=%d", ", REC->reason, REC->err") if reason else ("", "")
     return (
-        '"pfn=0x%lx flags=%s count=%d mapcount=%d mapping=%p mt=%d", REC->pfn, '
+        f'"pfn=0x%lx flags=%s count=%d mapcount=%d mapping=%p mt=%d{words}", REC->pfn, '
         f'(REC->flags & {mask}) ? __print_flags(REC->flags & {mask}, "|", {names}) : "none", '
-        "REC->count, REC->mapcount, REC->mapping, REC->mt"
+        f"REC->count, REC->mapcount, REC->mapping, REC->mt{more}"
     )
 
 

@@ -6,6 +6,7 @@ of code that allocates; here a function has one.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,11 +39,13 @@ class TagTruth:
     :ivar bytes: As counted.
     :ivar calls: As counted.
     :ivar pages: Of the allocations that refer to it.
+    :ivar objects: Slab objects that do.
     """
 
     bytes: int
     calls: int
     pages: int
+    objects: int = 0
 
 
 class AllocTags:
@@ -53,6 +56,7 @@ class AllocTags:
     :ivar calls: The same of allocations.
     :ivar ref: Its function's index plus one, in the first page of an allocation; 0 elsewhere, uint16.
     :ivar order: Of the allocation that begins there, uint8.
+    :ivar objects: Physical address of every slab object that refers to a tag -> its function's index.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -63,6 +67,7 @@ class AllocTags:
         self.calls: list[list[int]] = [[] for _ in range(machine.cpus)]
         self.ref: NDArray[np.uint16] = column(machine.pages.count, np.uint16)
         self.order: NDArray[np.uint8] = column(machine.pages.count, np.uint8)
+        self.objects: dict[int, int] = {}
 
     def add(self, pfn: int, order: int) -> None:
         """``pgalloc_tag_add()``: without a place for the reference nothing is counted."""
@@ -86,6 +91,20 @@ class AllocTags:
         if number >= 0:
             self._count(number, -count * self._machine.era.page_size, 0)
             self.order[pfn] = 0
+
+    def add_object(self, address: int, size: int) -> None:
+        """``alloc_tagging_slab_alloc_hook()``.
+
+        :param size: Of an object of that cache.
+        """
+        self.objects[address] = number = self._tag()
+        self._count(number, size, 1)
+
+    def sub_object(self, address: int, size: int) -> None:
+        """``alloc_tagging_slab_free_hook()``."""
+        number = self.objects.pop(address, None)
+        if number is not None:
+            self._count(number, -size, -1)
 
     def split(self, pfn: int, old_order: int, new_order: int = 0) -> None:
         """``pgalloc_tag_split()``: each part is an allocation of its own."""
@@ -119,11 +138,13 @@ class AllocTags:
         pages = np.bincount(
             self.ref[rows] - 1, np.left_shift(1, self.order[rows].astype(np.int64)), len(self.functions)
         )
+        objects = Counter(self.objects.values())
         return {
             function: TagTruth(
                 sum(cpu[number] for cpu in self.bytes),
                 sum(cpu[number] for cpu in self.calls),
                 int(pages[number]),
+                objects[number],
             )
             for number, function in enumerate(self.functions)
         }
@@ -146,7 +167,9 @@ class AllocTags:
         """The number of the tag of whoever called the page allocator."""
         names = (frame.partition("+")[0] for frame in self._machine.stack())
         skipped = _ALLOCATOR
-        function = next(name for name in names if name not in skipped and not name.endswith("_noprof"))
+        named = (name for name in names if name not in skipped and not name.endswith("_noprof"))
+        # What the model does before anybody runs is the kernel's own.
+        function = next(named, "start_kernel")
         found = self._numbers.get(function)
         if found is None:
             found = self._numbers[function] = len(self.functions)

@@ -61,6 +61,8 @@ class Objects:
         if not addresses:
             del cache.free[slab]
         self.live[address] = cache
+        if self._machine.alloc_tags is not None:
+            self._machine.alloc_tags.add_object(address, cache.size)
         return address
 
     def free(self, address: int) -> None:
@@ -69,6 +71,8 @@ class Objects:
         :raises KeyError: No object is in use there.
         """
         cache = self.live.pop(address)
+        if self._machine.alloc_tags is not None:
+            self._machine.alloc_tags.sub_object(address, cache.size)
         shift = self._machine.era.page_shift
         slab = self._machine.pages.head(address >> shift)
         addresses = cache.free.setdefault(slab, [])
@@ -91,6 +95,18 @@ class Objects:
             )
             self.caches[kind, size] = Cache(kind, stride, order)
         return self.caches[kind, size]
+
+    def slabs(self) -> dict[int, Cache]:
+        """All slabs, by the first PFN of each."""
+        shift, head = self._machine.era.page_shift, self._machine.pages.head
+        found = {slab: cache for cache in self.caches.values() for slab in cache.free}
+        for address, cache in self.live.items():
+            found.setdefault(head(address >> shift), cache)
+        return found
+
+    def capacity(self, cache: Cache) -> int:
+        """How many objects a slab has room for."""
+        return self._capacity(cache)
 
     def _capacity(self, cache: Cache) -> int:
         return (self._machine.era.page_size << cache.order) // cache.size

@@ -8,6 +8,7 @@ get, and where it comes from tells where the get came from.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -63,6 +64,8 @@ class PinnerEvent:
     :ivar mapping: ``page->mapping`` as it is in :class:`Pages`, with its tag bits.
     :ivar mt: Migratetype of its pageblock, a number of ``enum migratetype``.
     :ivar stack: Functions, innermost first.
+    :ivar reason: What the page was to be migrated for (``report_page_pinners``); None where no event says.
+    :ivar err: What came of it, an error number below zero.
     """
 
     name: str
@@ -77,6 +80,8 @@ class PinnerEvent:
     mapping: int
     mt: int
     stack: tuple[str, ...]
+    reason: str | None = None
+    err: int = 0
 
     @property
     def stack_time(self) -> int:
@@ -124,7 +129,11 @@ class PagePinner:
     def _mark(self, pfn: int, event: str) -> None:
         if not self.inited or not self._machine.page_ext.lookup(pfn):
             return
-        self._trace(event, pfn)
+        reason = None
+        if self._second:
+            # migrate_reason_names[MR_CONTIG_RANGE], renamed in 5.15.
+            reason = "contig_range" if self._machine.era.version >= (5, 15) else "cma"
+        self._trace(event, pfn, reason)
         self._machine.page_ext.set(pfn, self.flag)
 
     def put(self, pfn: int) -> None:
@@ -165,7 +174,7 @@ class PagePinner:
                 found += (np.flatnonzero(rows & np.uint8(self.flag)) + first).tolist()
         return found
 
-    def _trace(self, name: str, pfn: int) -> None:
+    def _trace(self, name: str, pfn: int, reason: str | None = None) -> None:
         machine = self._machine
         task, pages = machine.current, machine.pages
         self.events.append(
@@ -182,6 +191,8 @@ class PagePinner:
                 mapping=int(pages.mapping[pfn]),
                 mt=int(machine.pageblock_migratetype(pfn)),
                 stack=(f"__{name}", *machine.stack()),
+                reason=reason,
+                err=-errno.EAGAIN if reason is not None else 0,
             )
         )
         machine.clock.tick(_STACK_DELAY)
@@ -229,6 +240,8 @@ def print_trace(events: Iterable[PinnerEvent], key: bytes = b"") -> str:
             f"pfn={event.pfn:#x} flags={flag_names(event.flags)} count={event.count} "
             f"mapcount={event.mapcount} mapping={hashed_pointer(event.mapping, key)} mt={event.mt}"
         )
+        if event.reason is not None:
+            fields += f" reason={event.reason} err={event.err}"
         lines.append(f"{context}{_time(event.time)}: {event.name}: {fields}")
         lines.append(f"{context}{_time(event.stack_time)}: <stack trace>")
         lines += [f" => {frame}" for frame in event.stack]

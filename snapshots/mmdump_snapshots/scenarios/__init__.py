@@ -31,6 +31,7 @@ SCENARIOS = (
     Scenario("fragmentation", "memory is free, but no large block of it: unmovable pages lie everywhere",
              fragmentation, memory=96 << 20),
     Scenario("idle", "a large machine that does nothing", idle, memory=1 << 30),
-    Scenario("leak", "a driver that forgets the pages it receives packets in", leak),
+    Scenario("leak", "a driver that forgets the pages it receives packets in", leak,
+             boot={"mem_profiling": True}),
     Scenario("thp", "huge pages: half unmapped, mapped both ways, pinned, or in order", thp),
 )  # fmt: skip

@@ -26,6 +26,7 @@ from mmdump_snapshots.writer.pagetables import PageTables
 from mmdump_snapshots.writer.percpu import PerCpu
 from mmdump_snapshots.writer.pinner import write_pinner
 from mmdump_snapshots.writer.sections import section_numbers, section_order, write_sections
+from mmdump_snapshots.writer.slabs import write_slabs
 from mmdump_snapshots.writer.state import CHUNK, State
 from mmdump_snapshots.writer.tags import write_tags
 from mmdump_snapshots.writer.tasks import write_batches, write_tasks
@@ -247,7 +248,9 @@ def build_state(
     layout.complete = True
     write_sections(arena, state, addresses.vmemmap)
     write_switches(arena, state)
-    write_page_ext(arena, state, write_tags(arena, state, percpu))
+    tags = write_tags(arena, state, percpu)
+    write_page_ext(arena, state, tags)
+    write_slabs(arena, state, pages, tags)
     write_pinner(arena, state, pages)
     write_cma(arena, state)
     write_reporting(arena, state)

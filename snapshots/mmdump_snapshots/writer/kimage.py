@@ -76,9 +76,8 @@ def _places(arena: Arena, state: State) -> None:
         mm.maybe("mm_users.counter", 2)
         mm.maybe("mm_count.counter", 1)
         arena.store(mm)
-    for name in ("slab_caches", "modules"):
-        if arena.has(name):
-            arena.words(name, [arena.address(name)] * 2)
+    if arena.has("modules"):
+        arena.words("modules", [arena.address("modules")] * 2)
     if arena.has("empty_zero_page"):
         zero = space.kernel_phys(arena.vmlinux.variable("empty_zero_page")[0]) >> state.page_shift
         arena.maybe("zero_pfn", zero)

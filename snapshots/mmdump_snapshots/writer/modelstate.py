@@ -28,6 +28,7 @@ from mmdump_snapshots.writer.state import (
     Record,
     ReportingState,
     RingState,
+    SlabState,
     State,
     TagState,
     TaskState,
@@ -337,10 +338,30 @@ class ModelState(State):
         return found if found.any() else None
 
     @cached_property
+    def slabs(self) -> Sequence[SlabState]:  # type: ignore[override]
+        """The model's objects by slab."""
+        objects, tags = self._machine.objects, self._machine.alloc_tags
+        slabs = objects.slabs()
+        used: dict[int, list[int]] = {slab: [] for slab in slabs}
+        for address in sorted(objects.live):
+            used[self._machine.pages.head(address >> self.page_shift)].append(address)
+        return [
+            SlabState(
+                slab,
+                cache.name,
+                cache.size,
+                objects.capacity(cache),
+                [(address - (slab << self.page_shift)) // cache.size for address in used[slab]],
+                [tags.objects.get(address, -1) + 1 if tags is not None else 0 for address in used[slab]],
+            )
+            for slab, cache in sorted(slabs.items())
+        ]
+
+    @cached_property
     def trace(self) -> TraceState | None:  # type: ignore[override]
         """The events of the page pinner."""
         pinner, boot = self._machine.page_pinner, self._machine.boot
-        if pinner is None or not pinner.inited:
+        if pinner is None or isinstance(pinner, AndroidPinner) or not pinner.inited:
             return None
         frames: dict[str, int] = {}
         base = self._addresses.direct(0)
@@ -354,12 +375,14 @@ class ModelState(State):
                     each.pid,
                     each.comm,
                     each.pfn,
-                    [str(flag.name) for flag in PageFlag if each.flags & flag],
+                    [str(flag.name).lower() for flag in PageFlag if each.flags & flag],
                     each.count,
                     each.mapcount,
                     each.mapping and base + each.mapping,
                     MIGRATETYPES[self._migratetype[each.mt]],
                     [frames.setdefault(frame, self._resolve(frame)) for frame in each.stack],
+                    each.reason,
+                    each.err,
                 )
                 for each in pinner.events
             ],

@@ -162,6 +162,8 @@ class PageWriter:
         self._slab_flag = np.zeros(len(state.page_types), np.uint64)
         if "slab" not in known and "PG_slab" in self._flag_bits and "slab" in state.page_types:
             self._slab_flag[list(state.page_types).index("slab")] = 1 << self._flag_bits["PG_slab"]
+        #: Words of single pages that are something else there: PFN -> (offset, bytes).
+        self.overlays: dict[int, list[tuple[int, bytes]]] = {}
         self._tag_ids = tag_ids(profile, state)
         self._columns = {
             name: (offset, dtype)
@@ -234,6 +236,10 @@ class PageWriter:
             self._put(raw, "memcg_data", pages.memcg_data)
         self._tails(raw, pages)
         self._folios(raw, start, self._state.folios(start, stop))
+        for pfn, parts in self.overlays.items():
+            for offset, data in parts if start <= pfn < stop else ():
+                at = (pfn - start) * self.size + offset
+                raw[at : at + len(data)] = np.frombuffer(data, np.uint8)
         return raw
 
     def _flag_words(self, pages: PageColumns) -> U64:

@@ -32,6 +32,7 @@ __all__ = [
     "Record",
     "ReportingState",
     "RingState",
+    "SlabState",
     "State",
     "TagState",
     "TaskState",
@@ -267,13 +268,15 @@ class CmaState:
 class TraceEvent:
     """An event of the page pinner, and the stack that was recorded after it.
 
-    :ivar name: ``page_pinner_failure`` or ``page_pinner_put``.
+    :ivar name: Of the event.
     :ivar time: On the trace's clock, ns.
     :ivar stack_time: The same of the stack.
     :ivar flags: Names of page flags, as in ``PG_locked``.
     :ivar mapping: ``page->mapping`` with its tag bits, a virtual address.
     :ivar mt: Migratetype by name, of :data:`MIGRATETYPES`.
     :ivar stack: Return addresses, innermost first.
+    :ivar reason: What it was to be migrated for, in an event of the RFC's second version that says so.
+    :ivar err: What came of that.
     """
 
     name: str
@@ -289,6 +292,8 @@ class TraceEvent:
     mapping: int
     mt: str
     stack: Sequence[int]
+    reason: str | None = None
+    err: int = 0
 
 
 @dataclass(frozen=True)
@@ -323,6 +328,26 @@ class TagState:
     bytes: Sequence[Sequence[int]]
     calls: Sequence[Sequence[int]]
     compressed: bool = False
+
+
+@dataclass(frozen=True)
+class SlabState:
+    """A slab.
+
+    :ivar pfn: Its first page.
+    :ivar cache: Name of its cache.
+    :ivar size: Bytes from one object to the next.
+    :ivar objects: How many it has room for.
+    :ivar used: Numbers of those in use, ascending.
+    :ivar tags: Of each of these, index into ``State.tags.functions`` plus one, or 0.
+    """
+
+    pfn: int
+    cache: str
+    size: int
+    objects: int
+    used: Sequence[int]
+    tags: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -427,6 +452,7 @@ class State(ABC):
     :ivar shared_flags: Clients of page_ext that say that they use its flags word (6.3 and newer).
     :ivar pinner: Android's page pinner; None where there is none.
     :ivar tags: Memory allocation profiling; None where it is off, or the source does not know.
+    :ivar slabs: All slabs whose objects the source knows.
     :ivar trace: What ftrace has recorded; None where it was never used, or the source does not know.
     :ivar clock: ``local_clock()``, ns; 0 where the source does not know it.
     """
@@ -451,6 +477,7 @@ class State(ABC):
     shared_flags: frozenset[str] = frozenset({"page_owner", "page_pinner", "page_pin_owner"})
     pinner: PinnerState | None = None
     tags: TagState | None = None
+    slabs: Sequence[SlabState] = ()
     trace: TraceState | None = None
     clock: int = 0
 

@@ -16,11 +16,20 @@ if TYPE_CHECKING:
     from mmdump_snapshots.writer.arena import Arena, Struct
     from mmdump_snapshots.writer.percpu import PerCpu
 
-__all__ = ["MODULE", "MODULE_FUNCTIONS", "line_of", "sites", "tag_ids", "tag_shift", "write_tags"]
+__all__ = [
+    "MODULE",
+    "MODULE_FILE",
+    "MODULE_FUNCTIONS",
+    "line_of",
+    "sites",
+    "tag_ids",
+    "tag_shift",
+    "write_tags",
+]
 
 #: A module that has tags and allocates nothing; an ID before its own belonged to one that is gone.
-MODULE, MODULE_ID = "e1000e", 2
-MODULE_FUNCTIONS = ("e1000_alloc_rx_buffers", "e1000_probe")
+MODULE, MODULE_ID, MODULE_FILE = "igb", 2, "drivers/net/ethernet/intel/igb/igb_main.c"
+MODULE_FUNCTIONS = ("igb_alloc_rx_buffers", "igb_probe")
 #: CODETAG_ID_FIRST: the number in page->flags that means the kernel's first tag.
 _ID_FIRST = 2
 #: How many bits of page->flags a number takes.
@@ -116,8 +125,7 @@ def _module(arena: Arena, percpu: PerCpu) -> int:
     raw = b""
     for function in MODULE_FUNCTIONS:
         pointer, _ = percpu.allocate("struct alloc_tag_counters", 16)
-        file = "drivers/net/ethernet/intel/e1000e/netdev.c"
-        raw += bytes(_tag(arena, (file, line_of(function), function, MODULE), pointer).data)
+        raw += bytes(_tag(arena, (MODULE_FILE, line_of(function), function, MODULE), pointer).data)
     return arena.place(raw)
 
 

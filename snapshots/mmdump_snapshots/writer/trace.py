@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mmdump_snapshots.kernels.rodata import page_pinner_print_fmt
+from mmdump_snapshots.model.era import Pinner
 from mmdump_snapshots.writer.ring_buffer import HEADER, CpuBuffer, SubBuffer
 from mmdump_snapshots.writer.state import State, TraceState
 from mmdump_snapshots.writer.zones import zone_numbers
@@ -33,6 +34,7 @@ PINNER_FIELDS = (
     ("mt", "int", 40, 4, True),
 )
 _PINNER = struct.Struct("<HBBiQQiiQi4x")
+_REASON = struct.Struct("<Qi4x")
 #: ``struct stack_entry`` before its frames: the common fields and ``size``.
 _STACK = struct.Struct("<HBBii4x")
 #: In a time without tracing a CPU's buffer has the least that there may be.
@@ -48,6 +50,21 @@ _OPTIONS = (
     *("PRINT_PARENT", "PRINTK", "ANNOTATE", "CONTEXT_INFO", "RECORD_CMD", "OVERWRITE", "IRQ_INFO", "MARKERS"),
     *("TRACE_PRINTK", "HASH_PTR", "STACKTRACE"),
 )
+#: The event of the RFC's second version that says more, and what.
+_REPORT = "report_page_pinners"
+_REPORT_FIELDS = (*PINNER_FIELDS, ("reason", "const char *", 48, 8, False), ("err", "int", 56, 4, True))
+#: The events of the RFC's two versions: their system, and by name what prints them. Android's has none.
+_PINNERS = {
+    Pinner.RFC: (
+        "page_pinner",
+        dict.fromkeys(("page_pinner_put", "page_pinner_failure"), "page_pinner_template"),
+    ),
+    Pinner.PIN_OWNER: (
+        "page_pin_owner",
+        {name: name for name in ("page_pin_owner_put", _REPORT)},
+    ),
+}
+_NO_PINNER: tuple[str, dict[str, str]] = ("", {})
 #: How many numbers other events have before the page pinner's.
 _OTHERS = 372
 
@@ -56,11 +73,9 @@ def event_types(profile: Profile) -> dict[str, int]:
     """The numbers of the events that there are."""
     numbers = profile.types.enumerators("enum trace_type")
     first = numbers["__TRACE_LAST_TYPE"] + _OTHERS
-    return {
-        "kernel_stack": numbers["TRACE_STACK"],
-        "page_pinner_put": first,
-        "page_pinner_failure": first + 1,
-    }
+    _, events = _PINNERS.get(profile.pinner, _NO_PINNER)
+    own = {name: first + index for index, name in enumerate(events)}
+    return {"kernel_stack": numbers["TRACE_STACK"], **own}
 
 
 def write_trace(arena: Arena, state: State, fields: PageFields) -> None:
@@ -72,7 +87,8 @@ def write_trace(arena: Arena, state: State, fields: PageFields) -> None:
         return
     trace = state.trace if state.trace is not None else TraceState((), 0)
     _events(arena)
-    buffers = cpu_buffers(arena.profile, state, trace, fields)
+    reasons = {each.reason: arena.string(each.reason) for each in trace.events if each.reason is not None}
+    buffers = cpu_buffers(arena.profile, state, trace, fields, reasons)
     _instance(arena, state, trace, buffers)
     _comms(arena, trace.events)
     if not arena.maybe("filled_random_ptr_key", 1) and arena.has("not_filled_random_ptr_key"):
@@ -84,10 +100,16 @@ def write_trace(arena: Arena, state: State, fields: PageFields) -> None:
 # What was recorded.
 
 
-def cpu_buffers(profile: Profile, state: State, trace: TraceState, fields: PageFields) -> list[CpuBuffer]:
-    """Each CPU's buffer, filled."""
+def cpu_buffers(
+    profile: Profile, state: State, trace: TraceState, fields: PageFields, reasons: Mapping[str, int]
+) -> list[CpuBuffer]:
+    """Each CPU's buffer, filled.
+
+    :param fields: Where page->flags has zone and node.
+    :param reasons: Addresses of the strings that events point to.
+    """
     size = profile.page_size << trace.subbuf_order
-    records = _records(profile, state, trace, fields)
+    records = _records(profile, state, trace, fields, reasons)
     pages = trace.buffer_size // size if trace.buffer_size else _fitting(records, size)
     buffers = [
         CpuBuffer(max(pages, _LEAST_PAGES), size, overwrite=trace.overwrite) for _ in range(state.cpus)
@@ -110,7 +132,7 @@ def _fitting(records: Sequence[tuple[int, int, bytes]], size: int) -> int:
 
 
 def _records(
-    profile: Profile, state: State, trace: TraceState, fields: PageFields
+    profile: Profile, state: State, trace: TraceState, fields: PageFields, reasons: Mapping[str, int]
 ) -> list[tuple[int, int, bytes]]:
     """The events with their stacks as the kernel lays them out: CPU, time, and bytes."""
     types = event_types(profile)
@@ -128,6 +150,8 @@ def _records(
             event.mapping,
             migratetypes[f"MIGRATE_{event.mt}"],
         )
+        if event.reason is not None:
+            raw += _REASON.pack(reasons[event.reason], event.err)
         found.append((event.cpu, event.time, raw))
         frames = list(event.stack)
         # Up to 5.1 a stack that was not full ended with a frame of all ones.
@@ -263,12 +287,6 @@ def _events(arena: Arena) -> None:
     """``ftrace_events``."""
     types = event_types(arena.profile)
     constant = arena.profile.types.constant
-    pinner = _class(arena, "page_pinner", PINNER_FIELDS)
-    functions = arena.struct("struct trace_event_functions")
-    functions.set("trace", _function(arena, "trace_raw_output_page_pinner_template"))
-    for name in ("raw", "hex", "binary"):
-        functions.set(name, _function(arena, "trace_nop_print"))
-    funcs = arena.finish(functions)
     # Up to 5.5 the frames were described as an array without a length.
     dynamic = arena.profile.version < (5, 6)
     frames = "unsigned long[]" if dynamic else f"unsigned long[{_STACK_ENTRIES}]"
@@ -277,15 +295,17 @@ def _events(arena: Arena) -> None:
         ("caller", frames, 16, 0 if dynamic else 8 * _STACK_ENTRIES, False),
     )
     calls = []
-    for name in ("page_pinner_put", "page_pinner_failure"):
+    system, events = _PINNERS.get(arena.profile.pinner, _NO_PINNER)
+    for name, template in events.items():
         point = arena.struct("struct tracepoint")
         point.set("name", arena.string(name))
         call = arena.struct("struct trace_event_call")
-        call.set("class", pinner)
+        call.set("class", _class(arena, system, _REPORT_FIELDS if name == _REPORT else PINNER_FIELDS))
         call.set("tp", arena.finish(point))
         call.set("flags", constant("TRACE_EVENT_FL_TRACEPOINT"))
-        call.set("event.funcs", funcs)
-        call.set("print_fmt", arena.string(page_pinner_print_fmt(arena.profile)))
+        call.set("event.funcs", _functions(arena, f"trace_raw_output_{template}"))
+        print_fmt = page_pinner_print_fmt(arena.profile, reason=name == _REPORT)
+        call.set("print_fmt", arena.string(print_fmt))
         calls.append((name, call))
     call = arena.struct("struct trace_event_call")
     call.set("class", _class(arena, "ftrace", stack_fields))
@@ -303,9 +323,15 @@ def _events(arena: Arena) -> None:
     arena.words("ftrace_events", [links[0], links[-1]])
 
 
-def _function(arena: Arena, name: str) -> int:
-    """The address of a function."""
-    return arena.addresses.kernel(arena.vmlinux.symbols[name].address)
+def _functions(arena: Arena, printer: str) -> int:
+    """``struct trace_event_functions`` of an event. :return: Its address."""
+    found = arena.struct("struct trace_event_functions")
+    for member, name in {
+        "trace": printer,
+        **dict.fromkeys(("raw", "hex", "binary"), "trace_nop_print"),
+    }.items():
+        found.set(member, arena.addresses.kernel(arena.vmlinux.symbols[name].address))
+    return arena.finish(found)
 
 
 def _class(arena: Arena, system: str, fields: Sequence[tuple[str, str, int, int, bool]]) -> int:
@@ -320,6 +346,8 @@ def _class(arena: Arena, system: str, fields: Sequence[tuple[str, str, int, int,
         each.set("offset", offset)
         each.set("size", size)
         each.set("is_signed", int(signed))
+        if kind == "const char *":
+            each.set("filter_type", arena.profile.types.constant("FILTER_PTR_STRING"))
         structs.append(each)
     links = [each.at("link") for each in structs]
     head = found.at("fields")

@@ -1,4 +1,4 @@
-/* Slab caches: include/linux/slub_def.h, mm/slab.h. For the list of caches; there are no slabs to be walked. */
+/* Slab caches and slabs: include/linux/slub_def.h, mm/slab.h. */
 
 struct kmem_cache_cpu;
 struct kmem_cache_node;
@@ -103,3 +103,55 @@ struct kmem_cache {
 	struct kmem_cache_node *node[MAX_NUMNODES];
 #endif
 };
+
+#if KERNEL >= 6.10
+/* 5.17; here from the release on whose slabs know who allocated their objects. */
+struct slab {
+#if KERNEL >= 6.18
+	PAGE_FLAGS_T flags;
+#else
+	unsigned long __page_flags;
+#endif
+	struct kmem_cache *slab_cache;
+	union {
+		struct {
+			union {
+				struct list_head slab_list;
+#if defined(CONFIG_SLUB_CPU_PARTIAL) && KERNEL < 7.0
+				struct {
+					struct slab *next;
+					int slabs;
+				};
+#endif
+			};
+			void *freelist;
+			union {
+				unsigned long counters;
+				struct {
+					unsigned inuse : 16;
+					unsigned objects : 15;
+					unsigned frozen : 1;
+#if KERNEL >= 7.0
+					/* 7.0: from one extension to the next, which may lie in the objects themselves. */
+					unsigned int stride;
+#endif
+				};
+			};
+		};
+		struct callback_head callback_head;
+	};
+	unsigned int __page_type;
+	atomic_t __page_refcount;
+	unsigned long obj_exts;
+};
+
+struct obj_cgroup;
+struct slabobj_ext {
+#ifdef CONFIG_MEMCG
+	struct obj_cgroup *objcg;
+#endif
+#ifdef CONFIG_MEM_ALLOC_PROFILING
+	union codetag_ref ref;
+#endif
+};
+#endif
