@@ -61,7 +61,7 @@ def redacted(report: Report, secrets: Mapping[str, str]) -> Report:
 
 @dataclass
 class _Mask:
-    """What stands for what. Pseudonyms are given in the order in which they are needed.
+    """What stands for what.
 
     :param secrets: Names with their sorts.
     """

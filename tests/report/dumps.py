@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -42,11 +42,16 @@ def dump_of(name: str, directory: Path) -> Path:
 
 
 def planted_dump(
-    directory: Path, comms: Sequence[str], functions: Sequence[str], node: bytes = b"snapshot"
+    directory: Path,
+    comms: Sequence[str],
+    functions: Sequence[str],
+    node: bytes = b"snapshot",
+    renamed: Mapping[bytes, bytes] | None = None,
 ) -> Path:
     """The dump of a machine whose CMA area is blocked by tasks of these names, called by these functions.
 
     :param comms: Names of up to 15 characters.
+    :param renamed: Other names for functions, of the same length.
     """
 
     def story(machine: Machine) -> None:
@@ -61,11 +66,20 @@ def planted_dump(
                 machine.alloc_pages(2, 0xCC0)
 
     directory.mkdir(parents=True, exist_ok=True)
-    Scenario("planted", "names that are planted", story).image(profile("6.12")).write(directory)
+    [like] = [each for each in SCENARIOS if each.name == "cma-failure"]
+    scenario = Scenario("planted", "names that are planted", story, boot=like.boot)
+    scenario.image(profile("6.12")).write(directory)
     vmcore = directory / "vmcore"
     data = vmcore.read_bytes()
     assert _NODE in data
     vmcore.write_bytes(data.replace(_NODE, node.ljust(65, b"\0")))
+    vmlinux = directory / "vmlinux"
+    symbols = vmlinux.read_bytes()
+    for name, other in (renamed or {}).items():
+        assert len(name) == len(other)
+        assert b"\0" + name + b"\0" in symbols
+        symbols = symbols.replace(b"\0" + name + b"\0", b"\0" + other + b"\0")
+    vmlinux.write_bytes(symbols)
     return vmcore
 
 

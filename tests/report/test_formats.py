@@ -143,13 +143,13 @@ MANY = Schema(
 
 def huge() -> Report:
     """A report with more of everything than any file may hold."""
-    rows = 20_000
+    rows = 5_000
     frame = pl.DataFrame(
         {
             "pfn": range(rows),
             "what": [f"{'long words ' * 12}{row}" for row in range(rows)],
             "bytes": [4096 * (row % 7 + 1) for row in range(rows)],
-            "frames": [[f"function_{row}_{depth}+0x0/0x10" for depth in range(30)] for row in range(rows)],
+            "frames": [[f"function_{row}_{depth}+0x0/0x10" for depth in range(20)] for row in range(rows)],
         }
     )
     findings = [
@@ -166,7 +166,7 @@ def huge() -> Report:
         notes=[f"note {n} {'and so on ' * 50}" for n in range(300)],
         incomplete=[f"lost {n} {'for ever ' * 50}" for n in range(300)],
     )
-    sections = [Section(f"many-{n}", "much", result) for n in range(12)]
+    sections = [Section(f"many-{n}", "much", result) for n in range(8)]
     told = [Told("many-0", each, Table(MANY, frame.head(10)), rows) for each in findings]
     return Report("a machine", findings=told, sections=sections, target={"page_size": 4096})
 

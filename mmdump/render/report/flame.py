@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from mmdump.document import Report, Section
 from mmdump.render.stacks import Chains, chains_of, weighed_tables
 from mmdump.render.values import value_text
-from mmdump.result import Kind
+from mmdump.result import Kind, Result, Table
 
 __all__ = ["Bar", "Flame", "flame_of"]
 
 #: Frames that are drawn, and levels; what is narrower than a share of the whole is not.
 _MOST_BARS, _MOST_LEVELS, _LEAST_SHARE = 1200, 64, 0.001
+#: Rows whose chains are looked at.
+_MOST_CHAINS = 3000
 #: Hues from red to yellow, as everywhere.
 _HUES = 55
 
@@ -70,18 +72,24 @@ class _Node:
 
 def flame_of(report: Report) -> Flame | None:
     """The graph of the section whose call chains weigh most in bytes; None where there is none."""
-    best: tuple[int, Section, Chains] | None = None
+    best: tuple[int, Section, Result, Table, str] | None = None
     for section in report.sections:
-        if section.result is None:
-            continue
-        for name in weighed_tables(section.result):
-            chains = chains_of(section.result, section.result.tables[name])
-            if chains.weights[chains.chosen].kind is not Kind.BYTES:
-                continue
-            total = sum(sample.weights[chains.chosen] for sample in chains.samples)
-            if total > 0 and (best is None or total > best[0]):
-                best = total, section, chains
-    return None if best is None else _drawn(*best)
+        result = section.result
+        for name in weighed_tables(result) if result is not None else ():
+            assert result is not None
+            table = result.tables[name]
+            weight = next(
+                (each.name for each in table.schema.columns if each.weight and each.kind is Kind.BYTES), None
+            )
+            total = 0 if weight is None else int(table.frame[weight].sum() or 0)
+            if weight is not None and total > 0 and (best is None or total > best[0]):
+                best = total, section, result, table, weight
+    if best is None:
+        return None
+    total, section, result, table, weight = best
+    # Of a chain that is none of the heaviest nothing could be seen.
+    heaviest = Table(table.schema, table.frame.sort(weight, descending=True).head(_MOST_CHAINS))
+    return _drawn(total, section, chains_of(result, heaviest, weight))
 
 
 def _drawn(total: int, section: Section, chains: Chains) -> Flame:

@@ -26,6 +26,8 @@ MOST_BYTES = 1_500_000
 #: Rows of each table, tried from the first: a report that is too large has fewer.
 _ROWS = (300, 150, 80, 40, 20, 10, 5, 2, 0)
 _MOST_FINDINGS, _MOST_NOTES = 200, 50
+#: Findings whose evidence is shown with them.
+_WITH_EVIDENCE = 40
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,12 @@ class _SectionView:
 def write_html(report: Report, out: BinaryIO) -> None:
     """Write the report as one file of at most 1.5 MB."""
     drawing, flame = map_of(report), flame_of(report)
-    page = b""
+    page, tried = b"", 0
     for rows in _ROWS:
-        page = _page(report, rows, drawing, flame)
+        # Most of a page that is much too large is rows.
+        if tried and len(page) * rows // tried > 2 * MOST_BYTES:
+            continue
+        page, tried = _page(report, rows, drawing, flame), rows
         if len(page) <= MOST_BYTES:
             break
     out.write(page)
@@ -94,7 +99,7 @@ def _page(report: Report, rows: int, drawing: Drawing | None, flame: Flame | Non
 
 def _finding(number: int, told: Told, rows: int, chains: dict[str, Chains]) -> _FindingView:
     finding, evidence = told.finding, None
-    if told.evidence is not None:
+    if told.evidence is not None and number <= _WITH_EVIDENCE:
         shown = told.evidence
         named = tuple(column for column in shown.schema.columns if column.in_text)
         schema = Schema(shown.schema.name, named, shown.schema.title)

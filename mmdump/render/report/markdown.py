@@ -12,7 +12,7 @@ from mmdump.render.escape import escape
 from mmdump.render.report.plain import WIDTH, Page, write_pages
 from mmdump.result import Severity
 
-__all__ = ["markdown_text", "write_markdown"]
+__all__ = ["MarkdownPage", "markdown_text", "write_markdown"]
 
 #: What Markdown (CommonMark and GitHub's) or HTML may take for more than text, wherever it stands.
 _SPECIAL = re.compile(r"[\\`*_\[\]<>~|^$!]")
@@ -80,7 +80,7 @@ def write_markdown(report: Report, out: BinaryIO) -> None:
 
 def _wrapped(text: str, first: str = "", then: str = "") -> list[str]:
     lines = textwrap.wrap(
-        text,
+        text.strip(),
         WIDTH - 1,
         initial_indent=first,
         subsequent_indent=then,
