@@ -68,6 +68,10 @@ PAGES = Schema(
 )
 
 
+#: Pages of the largest machine whose memory a report searches for holders: 32 GiB.
+_MAX_SEARCHED = 1 << 23
+
+
 @dataclass(frozen=True)
 class State:
     """What the scan needs. Plain data.
@@ -107,6 +111,11 @@ class Pinned(Analysis):
     holders: bool = option(
         "--holders", "search memory for what holds them: see mmdump holders", default=False
     )
+
+    @classmethod
+    def for_report(cls, kernel: Kernel) -> Pinned:
+        """With the holders, where memory is not so large that the search takes minutes."""
+        return cls(holders=kernel.memmap.pages <= _MAX_SEARCHED)
 
     def start(self, kernel: Kernel) -> State:
         """Read areas, batches and names."""
