@@ -240,7 +240,7 @@ def _findings(balance: pl.DataFrame) -> list[Finding]:
         findings.append(
             Finding(
                 "holder-missing",
-                Severity.WARNING,
+                Severity.NOTE,
                 f"{_folios(len(missing))} {_have(len(missing))} references whose holder was not found; "
                 "what is possible among the holders may be it.",
                 "balance",
