@@ -6,7 +6,7 @@ two holders that it leaves to its callers: LRU isolation and the per-CPU folio b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -188,7 +188,8 @@ def account_references(pages: PageRange, rows: I64, batches: FolioBatches) -> Re
     """
     if not len(rows):
         nothing, none = np.zeros(0, np.int64), np.zeros(0, bool)
-        return ReferenceAccount(FolioKinds(none, none, none, none), *[nothing] * 5)
+        numbers = [each.name for each in fields(ReferenceAccount) if each.name != "kinds"]
+        return ReferenceAccount(FolioKinds(none, none, none, none), **dict.fromkeys(numbers, nothing))
     references = pages.refcount[rows].astype(np.int64)
     mapcount = pages.folio_mapcount(rows)
     kinds = folio_kinds(pages, rows)

@@ -11,6 +11,7 @@ import polars as pl
 
 from mmdump.analysis import Analysis, Columns, Parts, argument, option
 from mmdump.errors import UsageError
+from mmdump.pagenotes import AskedPages
 from mmdump.pagewords import find_page
 from mmdump.result import Result
 from mmdump_holders.balance import SOUGHT, sought_columns
@@ -114,10 +115,9 @@ class Holders(Analysis):
         """Find out which folios are meant, and where the page array lies."""
         if not self.pages:
             raise UsageError("no page was named", "Such as: mmdump holders VMCORE 0x1be00")
-        heads = {_head_of(kernel, find_page(kernel, word).pfn) for word in self.pages}
-        return start_search(
-            kernel, np.array(sorted(heads), np.int64), users=self.everywhere, free=self.everywhere
-        )
+        asked = AskedPages(kernel, [find_page(kernel, word).pfn for word in self.pages])
+        heads = np.concatenate([pages.head_pfn[rows] for pages, rows in asked.ranges()])
+        return start_search(kernel, np.unique(heads), users=self.everywhere, free=self.everywhere)
 
     def scan(self, pages: PageRange, state: Sought) -> Mapping[str, Columns]:
         """The memory to search, and the folios that are meant."""
@@ -140,12 +140,3 @@ class Holders(Analysis):
             notes=found.notes,
             incomplete=found.incomplete,
         )
-
-
-def _head_of(kernel: Kernel, pfn: int) -> int:
-    """PFN of the head of a page's folio."""
-    for start, end in kernel.memmap.chunks():
-        if start <= pfn < end:
-            pages = kernel.pages(start, end, blocks=False)
-            return int(pages.head_pfn[pfn - start])
-    return pfn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from drgn import FaultError, Object, container_of, offsetof
 from mmdump.holders import Case, Counted, Hit, Holder, Owner, State
 from mmdump.kernel.arrays import printable
 from mmdump.kernel.layout import byteorder, find_object, find_type, has_member
+from mmdump.kernel.percpu import at_each_cpu
 
 if TYPE_CHECKING:
     from drgn import Type
@@ -19,6 +21,8 @@ __all__ = ["find_bios"]
 
 #: Vectors of one bio (BIO_MAX_VECS, or more where they are merged).
 _MAX_VECTORS = 1 << 12
+#: Idle bios of one pool that are looked at.
+_MAX_IDLE = 1 << 16
 #: Bytes of an object or stack that are searched for a bio.
 _MAX_OBJECT = 1 << 15
 #: enum req_op, by which the low bits of bi_opf say what is done.
@@ -33,6 +37,7 @@ def find_bios(case: Case) -> Iterator[Holder]:
     if struct is None or not has_member(struct, "bi_io_vec"):
         return
     known: dict[int, Object | None] = {}
+    idle = _Idle(case)
     for hit in [*case.hits, *case.spans]:
         if hit.tag or hit.form not in ("page", "span") or hit.place.kind not in ("slab", "stack", "pages"):
             continue
@@ -40,7 +45,7 @@ def find_bios(case: Case) -> Iterator[Holder]:
             try:
                 if bio not in known:
                     known[bio] = _checked(case, bio)
-                holder = _holder(case, hit, known[bio])
+                holder = _holder(case, hit, known[bio], idle)
             except (FaultError, LookupError, AttributeError):
                 continue
             if holder is not None:
@@ -73,14 +78,46 @@ def _words(case: Case, start: int, size: int) -> np.ndarray[tuple[int], np.dtype
     return chunk.data.view(byteorder(case.prog) + "u8").astype(np.uint64)
 
 
+class _Idle:
+    """Bios that are allocated and wait for their next use: in a CPU's cache, or in a pool for bad times."""
+
+    def __init__(self, case: Case) -> None:
+        self._case = case
+        self._of: dict[int, set[int]] = {}
+
+    def __contains__(self, bio: Object) -> bool:
+        pool = bio.bi_pool.read_()
+        if not pool:
+            return False
+        if pool.value_() not in self._of:
+            self._of[pool.value_()] = self._read(pool)
+        return bio.address_ in self._of[pool.value_()]
+
+    def _read(self, pool: Object) -> set[int]:
+        found: set[int] = set()
+        # What can be read of them.
+        with contextlib.suppress(FaultError, LookupError, AttributeError):
+            reserve, pad = pool.bio_pool, int(pool.front_pad.value_())
+            for index in range(min(int(reserve.curr_nr.value_()), _MAX_IDLE)):
+                found.add(reserve.elements[index].value_() + pad)
+        with contextlib.suppress(FaultError, LookupError, AttributeError):
+            # 5.15; those that completed in an interrupt have a list of their own since 6.2.
+            for _cpu, cache in at_each_cpu(self._case.prog, pool.cache) if pool.cache else ():
+                for name in ("free_list", "free_list_irq"):
+                    bio = cache.member_(name).read_() if has_member(cache.type_, name) else None
+                    while bio and bio.value_() not in found and len(found) < _MAX_IDLE:
+                        found.add(bio.value_())
+                        bio = bio.bi_next.read_()
+        return found
+
+
 def _checked(case: Case, address: int) -> Object | None:
-    """A bio that is in use, if that is what stands there."""
+    """A bio, if that is what stands there."""
     bio = Object(case.prog, "struct bio", address=address)
     vectors, most = int(bio.bi_vcnt.value_()), int(bio.bi_max_vecs.value_())
     count = int(bio.member_("__bi_cnt").counter.value_())
     if vectors > _MAX_VECTORS or (most and vectors > most) or not 0 < count < 1 << 16:
         return None
-    # A bio in a pool, or in a CPU's cache, has no device.
     return bio if _device(bio) else None
 
 
@@ -108,7 +145,7 @@ def _device(bio: Object) -> str:
     return f"{name}{'p' if name[-1].isdigit() else ''}{part}" if part else name
 
 
-def _holder(case: Case, hit: Hit, bio: Object | None) -> Holder | None:
+def _holder(case: Case, hit: Hit, bio: Object | None, idle: _Idle) -> Holder | None:
     """What the hit is to a bio; None where it is none of its vectors."""
     if bio is None:
         return None
@@ -119,6 +156,10 @@ def _holder(case: Case, hit: Hit, bio: Object | None) -> Holder | None:
     # A clone has none of its own; its original has.
     if not vectors or not 0 <= index < max(int(bio.bi_max_vecs.value_()), vectors):
         return None
+    if bio in idle:
+        # It may still have the device of its last use.
+        what = "a bio that waits for its next use"
+        return Holder(hit, "bio", State.STALE, what, "", bio.address_ or 0)
     if inside or index >= vectors:
         if hit.form == "span":
             return None

@@ -65,8 +65,8 @@ HELD_BY = Schema(
         Column("held_by", Kind.TEXT, "the processes that have it"),
         Column("name", Kind.TEXT, "its name, where it has one"),
         Column("folios", Kind.COUNT, "folios that it holds"),
-        Column("references", Kind.COUNT, "references (or pins) to them that go with it"),
-        Column("first_pfn", Kind.PFN, "the first of the folios"),
+        Column("references", Kind.COUNT, "references (or pins) to them that go with it", in_text=False),
+        Column("first_pfn", Kind.PFN, "the first of the folios", in_text=False),
     ),
     "Held by",
 )
@@ -240,7 +240,7 @@ def _findings(balance: pl.DataFrame) -> list[Finding]:
         findings.append(
             Finding(
                 "holder-missing",
-                Severity.WARNING,
+                Severity.NOTE,
                 f"{_folios(len(missing))} {_have(len(missing))} references whose holder was not found; "
                 "what is possible among the holders may be it.",
                 "balance",

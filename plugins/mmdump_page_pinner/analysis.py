@@ -74,6 +74,10 @@ PAGES = Schema(
 )
 
 
+#: Pages of the largest machine whose memory a report searches for holders: 32 GiB.
+_MAX_SEARCHED = 1 << 23
+
+
 @dataclass(frozen=True)
 class State:
     """What the scan needs. Plain data.
@@ -120,6 +124,11 @@ class Pinned(Analysis):
         "read the page pinner's events from FILE (a copy of trace, or trace-cmd report), not the dump",
         metavar="FILE",
     )
+
+    @classmethod
+    def for_report(cls, kernel: Kernel) -> Pinned:
+        """With the holders, where memory is not so large that the search takes minutes."""
+        return cls(holders=kernel.memmap.pages <= _MAX_SEARCHED)
 
     def start(self, kernel: Kernel) -> State:
         """Read areas, batches and names."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -278,3 +279,11 @@ def test_batches_that_are_not_in_the_dump_leave_the_account_incomplete(
     batches = Cpus([[address(20)], [], [address(30)]], holes=(0xFFFF888000000000,)).read(monkeypatch)
     assert batches.pfn.tolist() == [30]
     assert not batches.complete
+
+
+def test_an_account_of_no_folios_is_one() -> None:
+    none = np.empty(0, np.int64)
+    account = account_references(SimpleNamespace(), none, FolioBatches(none, none))
+    assert {name: len(values) for name, values in vars(account).items() if name != "kinds"} == {
+        each.name: 0 for each in fields(ReferenceAccount) if each.name != "kinds"
+    }

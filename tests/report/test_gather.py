@@ -98,7 +98,10 @@ def test_a_section_says_what_its_command_says(cma_dump: Path) -> None:
     with open_target(cma_dump) as target:
         kernel = Kernel(target, plugins.page_ext_clients())
         for name in ("pinned", "page-owner", "buddy", "thp"):
-            alone, told = run_one(kernel, plugins.analyses()[name]()), section(report, name).result
+            alone, told = (
+                run_one(kernel, plugins.analyses()[name].for_report(kernel)),
+                section(report, name).result,
+            )
             assert told is not None
             assert told.summary == alone.summary
             assert told.findings == alone.findings
