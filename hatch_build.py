@@ -1,4 +1,4 @@
-"""What a wheel brings besides the packages: the man page and completion scripts, where they have been made."""
+"""What a wheel brings besides packages: the man page and completion scripts, where they have been made."""
 
 from __future__ import annotations
 

@@ -2,29 +2,100 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from mmdump import hookspecs
+from tests import test_hooks
 from tests.conftest import Run, Sample
 
 ROOT = Path(__file__).parent.parent
 
 
-def test_every_hook_is_documented_and_no_other() -> None:
+HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("mmdump_")}
+
+
+def test_every_hook_is_documented_and_no_other_with_what_it_returns() -> None:
     text = (ROOT / "docs/plugins.md").read_text()
-    rows = set(re.findall(r"^\| `(mmdump_\w+)` \|", text, re.M))
-    hooks = {name for name in vars(hookspecs) if name.startswith("mmdump_")}
-    assert rows == hooks
+    rows = dict(re.findall(r"^\| `(mmdump_\w+)` \| `([^`]+)` \|", text, re.M))
+    assert "No hook takes arguments" in text
+    signatures = {name: inspect.signature(hook) for name, hook in HOOKS.items()}
+    assert {name: f"list[{row}]" for name, row in rows.items()} == {
+        name: signature.return_annotation for name, signature in signatures.items()
+    }
+    assert not [name for name, signature in signatures.items() if signature.parameters]
+
+
+def test_every_hook_is_public_has_a_docstring_and_a_test() -> None:
+    assert set(hookspecs.__all__) == HOOKS.keys()
+    assert all(hook.__doc__ for hook in HOOKS.values())
+    tests = {name for name in vars(test_hooks) if name.startswith("test_mmdump_")}
+    assert tests == {f"test_{name}" for name in HOOKS}
+
+
+PAGES = sorted((ROOT / "docs").glob("**/*.md"))
 
 
 def test_every_link_leads_somewhere() -> None:
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+    for page in [ROOT / "README.md", *PAGES]:
+        for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(#[^)]*)?\)", page.read_text()):
+            path = page.parent / target if target else page
+            assert path.exists(), f"{page.name}: {target}"
+            if anchor:
+                assert anchor[1:] in _anchors(path), f"{page.name}: {target}{anchor}"
+
+
+def _anchors(page: Path) -> set[str]:
+    """What a heading is called in links."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_every_page_is_in_the_sites_contents() -> None:
+    listed = set()
+    for page in PAGES:
+        for block in re.findall(r"^```\{toctree\}\n(.*?)^```", page.read_text(), re.M | re.S):
+            lines = [line for line in block.splitlines() if line and not line.startswith(":")]
+            listed |= {page.parent / f"{line}.md" for line in lines}
+    pages = {page for page in PAGES if "example-plugin" not in page.parts}
+    assert listed == pages - {ROOT / "docs/index.md"}
+
+
+def test_the_documented_api_works(mmdump: Callable[..., Run], tmp_path: Path) -> None:
+    [example] = re.findall(r"```python\n(.*?)```", (ROOT / "docs/api/index.md").read_text(), re.S)
+    assert mmdump("snapshot", "generate", "cma-failure", "-o", ".").status == 0
+    done = subprocess.run(
+        [sys.executable, "-c", example], capture_output=True, check=False, cwd=tmp_path, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "postgres 1204" in done.stdout
+    assert "problem CMA reserved: 16 MiB" in done.stdout
+
+
+def test_the_documented_scripts_for_drgn_work(mmdump: Callable[..., Run], tmp_path: Path) -> None:
+    scripts = re.findall(r"```python\n(.*?)```", (ROOT / "docs/shell.md").read_text(), re.S)
+    assert mmdump("snapshot", "generate", "cma-failure", "-o", ".").status == 0
+    text = "\n".join(scripts).replace("0x1BE00", "64602")
+    done = subprocess.run(
+        [sys.executable, "-m", "mmdump", "shell", "vmcore"],
+        capture_output=True,
+        check=False,
+        cwd=tmp_path,
+        input=text,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    first, second, *frames, last = done.stdout.splitlines()
+    assert first.startswith("postgres 1204 ")
+    assert second == "b'tar' (unsigned short)0"
+    assert frames[0].startswith("#0  post_alloc_hook")
+    assert last == "False"
 
 
 def _example() -> str:

@@ -155,6 +155,7 @@ def read_page_ext_layout(prog: Program, clients: Sequence[PageExtClient]) -> Pag
     wanted = any(state.enabled and state.client.flags for state in states.values())
     if stride >= _FLAGS_SIZE and (wanted or always):
         flags = enumerators(prog, "enum page_ext_flags")
+    states = {name: _without_place(state, states, bool(flags)) for name, state in states.items()}
     overlaid = bool(flags) and _overlaid(states)
     word = bool(flags) and not overlaid
     states = {name: _without_place(state, states, word) for name, state in states.items()}
