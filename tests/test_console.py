@@ -52,7 +52,9 @@ def test_the_tutorials_other_commands_work(mmdump: Mmdump, tmp_path: Path) -> No
     text = (DOCS / "tutorial.md").read_text()
     assert mmdump("snapshot", "generate", "cma-failure", "-o", "out").status == 0
     commands = [
-        line.partition("#")[0] for block in re.findall(r"```sh\n(.*?)```", text, re.S) for line in block.splitlines()
+        line.partition("#")[0]
+        for block in re.findall(r"```sh\n(.*?)```", text, re.S)
+        for line in block.splitlines()
     ]
     assert len(commands) == 2
     for command in commands:

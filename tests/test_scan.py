@@ -1,6 +1,5 @@
 """The driver: whatever way memory is cut, the answer is the same."""
 
-# ruff: noqa: ARG002, ARG005 - analyses take what they are given
 from __future__ import annotations
 
 from collections.abc import Mapping

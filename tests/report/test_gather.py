@@ -1,6 +1,5 @@
 """What a report has in it: every analysis that can run, whatever becomes of the others."""
 
-# ruff: noqa: ARG002 - analyses take what they are given
 from __future__ import annotations
 
 import time

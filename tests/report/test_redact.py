@@ -1,6 +1,5 @@
 """Secrets planted in a dump are in no format of a redacted report; nor is what would lead to them."""
 
-# ruff: noqa: ARG002 - analyses take what they are given
 from __future__ import annotations
 
 import io
