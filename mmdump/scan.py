@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import polars as pl
 
-from mmdump.errors import IncompleteError, UnsupportedError
+from mmdump.errors import IncompleteError, MmdumpError, UnsupportedError
 from mmdump.malloc import keep_freed_memory
 from mmdump.result import Coverage, Result, RowSink, Schema, Table
 from mmdump.target.reader import ReadStatus
@@ -277,7 +277,14 @@ def _scan(ranges: Ranges, runs: Sequence[_Run], scanning: Sequence[_Run]) -> boo
 
 def _finish(kernel: Kernel, one: _Run, ranges: Ranges | None) -> Result:
     """The result, with coverage if it looked at pages."""
-    result = one.analysis.finish(kernel, one.state, one.parts())
+    parts = one.parts()
+    try:
+        result = one.analysis.finish(kernel, one.state, parts)
+    except Exception as error:
+        if one.analysis.stream is None or isinstance(one.sink, Collect):
+            raise
+        # Its rows are on their way, and what is written of them must come to an end.
+        result = _only_rows(one.analysis, one.analysis.stream, error)
     if isinstance(one.sink, Collect) and one.analysis.stream is not None:
         result = result.with_table(one.sink.finish())
     if ranges is not None:
@@ -292,6 +299,17 @@ def _finish(kernel: Kernel, one: _Run, ranges: Ranges | None) -> Result:
     if truncated:
         result = replace(result, notes=[truncated, *result.notes])
     return replace(result, target=result.target or summarise(kernel.target))
+
+
+def _only_rows(analysis: Analysis, stream: Schema, error: Exception) -> Result:
+    """What is left of a streaming analysis that fails when its rows have been given away."""
+    words = error.message if isinstance(error, MmdumpError) else f"{type(error).__name__}: {error}"
+    return Result(
+        analysis.name,
+        primary=stream.name,
+        text_tables=[stream.name],
+        incomplete=[f"{analysis.name} failed at its end, so that there is no more than rows: {words}"],
+    )
 
 
 def _begin(runs: Sequence[_Run]) -> None:

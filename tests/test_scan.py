@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -15,8 +17,9 @@ from hypothesis import strategies as st
 
 from mmdump import scan
 from mmdump.analysis import Analysis, Columns, Need, Parts
-from mmdump.errors import MmdumpError, UnsupportedError
+from mmdump.errors import IncompleteError, MmdumpError, UnsupportedError
 from mmdump.kernel.memmap import MemMap
+from mmdump.render import open_renderer
 from mmdump.result import Column, Coverage, Result, Schema, Table
 from mmdump.target import ReadStatus
 from tests.kernel.builders import EXT_LAYOUT, VMEMMAP, sections
@@ -367,3 +370,30 @@ def test_an_analysis_that_cannot_run_says_the_first_reason_before_anything_is_re
     with pytest.raises(UnsupportedError, match="count: no such thing"):
         scan.run_one(kernel, Needy())
     assert not kernel.read
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (IncompleteError("the free lists are gone"), "the free lists are gone"),
+        (KeyError("a plugin's own"), 'KeyError: "a plugin\'s own"'),
+    ],
+)
+def test_a_failing_end_leaves_the_rows_that_went_out_and_says_so(error: Exception, words: str) -> None:
+    @dataclass(frozen=True)
+    class NoEnd(Every):
+        def finish(self, kernel: Any, state: int, parts: Parts) -> Result:
+            raise error
+
+    out = io.BytesIO()
+    renderer = open_renderer("json", out)
+    [result, count] = scan.run(FakeKernel([0, 10, 20]), [NoEnd(), Count()], [renderer, None])
+    renderer.finish(result)
+    written = json.loads(out.getvalue())
+    assert len(written["tables"]["rows"]["rows"]) == len(range(0, 20, 3))
+    assert written["coverage"]["pages"] == 20
+    assert written["incomplete"] == [f"every failed at its end, so that there is no more than rows: {words}"]
+    assert count.summary == ["20"]
+    # Where nothing has been given away, nothing is hidden.
+    with pytest.raises(type(error)):
+        scan.run_one(FakeKernel([0, 10, 20]), NoEnd())
