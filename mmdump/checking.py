@@ -151,10 +151,14 @@ class CheckRun(Analysis):
         """Sum what is counted, and keep the first violations of each check."""
         if part == "violations":
             return frame.group_by("check", maintain_order=True).head(_SHOWN).select("check", "pfn", "what")
-        keys = ["check"] if part == "counts" else list(self.checks[int(part.split()[1])].keys)
-        if not keys:
-            return frame.sum()
-        return frame.group_by(keys, maintain_order=True).agg(pl.all().sum())
+        check = None if part == "counts" else self.checks[int(part.split()[1])]
+        keys, least = (["check"], ()) if check is None else (list(check.keys), check.least)
+        values = [
+            pl.col(name).min() if name in least else pl.col(name).sum()
+            for name in frame.columns
+            if name not in keys
+        ]
+        return frame.group_by(keys, maintain_order=True).agg(values) if keys else frame.select(values)
 
     def finish(self, kernel: Kernel, state: State, parts: Parts) -> Result:
         """Hold the sums against the kernel's own, and say what was found."""

@@ -78,8 +78,10 @@ class Check:
     summary: ClassVar[str]
     #: The names of the page_ext clients that it reads.
     page_ext: ClassVar[Sequence[str]] = ()
-    #: The columns of :meth:`tally` that name what is summed; all others are sums.
+    #: The columns of :meth:`tally` that name what is summed; all others are sums, but for :attr:`least`.
     keys: ClassVar[Sequence[str]] = ()
+    #: Columns of which the least is kept, such as the first PFN.
+    least: ClassVar[Sequence[str]] = ()
 
     def why_not(self, kernel: Kernel) -> str | None:  # noqa: ARG002
         """Why this kernel cannot be held against it, in one sentence; None when it can."""

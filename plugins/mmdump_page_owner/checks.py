@@ -108,6 +108,7 @@ class OwnerRecord(_OwnerCheck):
     name = "owner-record"
     summary = "an owner's record has an order that can be, and the handle of a call chain"
     keys = ("handle",)
+    least = ("pfn",)
 
     def scan(self, pages: PageRange, state: Owners) -> Sequence[Violations]:
         """Records of an order that no allocation has."""
@@ -120,7 +121,7 @@ class OwnerRecord(_OwnerCheck):
         return [Violations("page_owner says it was allocated with order {order}", rows, {"order": order})]
 
     def tally(self, pages: PageRange, state: Owners) -> Columns | None:
-        """The handles there are, and a page of each."""
+        """The handles there are, and the first page of each."""
         if pages.ext is None:
             return None
         allocated = state.allocated(pages)
@@ -130,10 +131,14 @@ class OwnerRecord(_OwnerCheck):
         # Neighbours often are of one allocation.
         handles = pages.ext["page_owner"].at("handle", rows) & np.uint32(state.handle_mask)
         starts, lengths = runs(handles)
-        found, which = np.unique(handles[starts], return_inverse=True)
+        found, first, which = np.unique(handles[starts], return_index=True, return_inverse=True)
         count = np.zeros(len(found), np.int64)
         np.add.at(count, which, lengths)
-        return {"handle": found[:_MAX_HANDLES].astype(np.int64), "pages": count[:_MAX_HANDLES]}
+        return {
+            "handle": found[:_MAX_HANDLES].astype(np.int64),
+            "pages": count[:_MAX_HANDLES],
+            "pfn": rows[starts[first[:_MAX_HANDLES]]] + pages.start,
+        }
 
     def finish(
         self,
@@ -146,12 +151,15 @@ class OwnerRecord(_OwnerCheck):
         if depot is None or sums is None:
             return ()
         broken = []
-        for handle, pages in sums.select("handle", "pages").iter_rows():
+        for handle, pages, pfn in sums.select("handle", "pages", "pfn").iter_rows():
             status = depot.stack(handle).status
             if status in (StackStatus.BAD_HANDLE, StackStatus.NOT_A_RECORD):
-                broken.append(
-                    Broken(f"the handle {handle:#x} of {pages} pages leads to no call chain: {status.value}")
+                of = (
+                    f"its handle {handle:#x}"
+                    if pages == 1
+                    else f"the handle that {pages} pages have, {handle:#x},"
                 )
+                broken.append(Broken(f"{of} leads to no call chain: {status.value}", pfn))
         return broken
 
 

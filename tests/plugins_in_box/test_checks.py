@@ -97,6 +97,31 @@ class Machine:
         raw = np.array([value]).astype(field.dtype).tobytes()
         self.image.memory.write(self.address(head) + field.offset, raw)
 
+    def physical(self, address: int) -> int:
+        """The physical address of memory in the direct map."""
+        from drgn.helpers.linux.mm import virt_to_phys
+
+        return int(virt_to_phys(self.kernel.target.prog, address).value_())
+
+    def write_ext(self, pfn: int, name: str, value: int) -> None:
+        """Overwrite the flags word of a page_ext entry, or a member of its page_owner record."""
+        layout, sections = self.kernel.page_ext, self.kernel.memmap.sections
+        [(row, _, _)] = sections.pieces(pfn, pfn + 1)
+        entry = int(sections.page_ext[row]) + layout.stride * pfn & ((1 << 64) - 1)
+        dtype, offset = layout.dtype.fields["flags"][:2]
+        if name != "flags":
+            record, at = layout.dtype.fields["page_owner"][:2]
+            dtype, offset = record.fields[name][0], at + record.fields[name][1]
+        self.image.memory.write(self.physical(entry + offset), value.to_bytes(dtype.itemsize, "little"))
+
+    def owned(self) -> int:
+        """A page of order 0 in use that page_owner says is allocated."""
+        pages = self.pages
+        record = pages.ext["page_owner"]
+        known = (record["handle"] != 0) & (record["order"] == 0) & pages.ext.has_flag("PAGE_EXT_OWNER")
+        rows = np.flatnonzero(known & (pages.refcount == 1) & ~pages.is_head & ~pages.has_flag("PG_reserved"))
+        return int(rows[len(rows) // 2]) + pages.start
+
     def free_block(self, least: int = 1) -> int:
         """A free block of at least this order."""
         pages = self.pages
@@ -263,16 +288,10 @@ def test_a_lost_free_block_is_missed_by_its_zone() -> None:
 def test_what_a_cma_area_gave_out_cannot_be_free(kernel: str) -> None:
     machine = Machine.after("cma-failure", kernel)
     [area] = machine.kernel.cma_areas
-    machine.image.memory.write(_physical(machine, area.bitmap), b"\xff" * 64)
+    machine.image.memory.write(machine.physical(area.bitmap), b"\xff" * 64)
     result = machine.check()
     assert set(broken(result)) == {"cma-bitmap"}
     assert all(area.base_pfn <= pfn < area.end_pfn for pfn in pages_of(result, "cma-bitmap"))
-
-
-def _physical(machine: Machine, address: int) -> int:
-    from drgn.helpers.linux.mm import virt_to_phys
-
-    return int(virt_to_phys(machine.kernel.target.prog, address).value_())
 
 
 def test_an_owner_of_a_free_page_is_found() -> None:
@@ -287,6 +306,73 @@ def test_an_owner_of_a_free_page_is_found() -> None:
     machine.write(pfn, "private", 0)
     result = machine.check()
     assert pfn in pages_of(result, "owner-free")
+
+
+@pytest.mark.parametrize("kernel", ["5.4", "5.10", "6.6", "6.12", "7.1", "6.12-arm64"])
+def test_a_page_in_use_whose_owner_says_it_was_freed_is_found(kernel: str) -> None:
+    machine = Machine.after("thp", kernel)
+    pfn = machine.owned()
+    ext = machine.pages.ext
+    allocated = 1 << ext.layout.flags["PAGE_EXT_OWNER_ALLOCATED"]
+    machine.write_ext(pfn, "flags", int(ext.flags[pfn - machine.pages.start]) & ~allocated)
+    result = machine.check()
+    assert broken(result) == {"owner-used": 1}
+    assert pages_of(result, "owner-used") == [pfn]
+    [finding] = result.findings
+    assert f"page {pfn:#x}: has 1 references, and page_owner says it was freed" in finding.message
+
+
+def test_a_poisoned_page_may_have_been_freed_and_held() -> None:
+    """``take_page_off_buddy()`` keeps a reference to what it takes out of use."""
+    machine = Machine.after("thp", "6.12")
+    pfn, pages = machine.owned(), machine.pages
+    allocated = 1 << pages.ext.layout.flags["PAGE_EXT_OWNER_ALLOCATED"]
+    machine.write_ext(pfn, "flags", int(pages.ext.flags[pfn - pages.start]) & ~allocated)
+    machine.write(pfn, "flags", int(pages.flags[pfn - pages.start]) | pages.layout.mask("PG_hwpoison"))
+    assert "owner-used" not in broken(machine.check())
+
+
+@pytest.mark.parametrize("kernel", ["4.19", "5.10", "6.12", "7.1"])
+def test_an_owner_of_an_order_that_no_allocation_has_is_found(kernel: str) -> None:
+    machine = Machine.after("thp", kernel)
+    pfn = machine.owned()
+    machine.write_ext(pfn, "order", 0x5858)
+    result = machine.check()
+    assert broken(result) == {"owner-record": 1}
+    rows = result.tables["violations"].frame.select("pfn", "what").rows()
+    assert rows == [(pfn, "page_owner says it was allocated with order 22616")]
+
+
+@pytest.mark.parametrize("kernel", ["4.19", "5.10", "6.12", "7.1"])
+def test_an_owner_whose_handle_leads_to_no_call_chain_is_found(kernel: str) -> None:
+    machine = Machine.after("thp", kernel)
+    mask = machine.kernel.stack_depot.layout.mask
+    first, second = machine.owned(), machine.owned() + 1
+    machine.write_ext(first, "handle", 0xFFFFFFF7 & mask)
+    machine.write_ext(second, "handle", 0xFFFFFFF7 & mask)
+    result = machine.check()
+    assert broken(result) == {"owner-record": 1}
+    [(pfn, what)] = result.tables["violations"].frame.select("pfn", "what").rows()
+    # A handle may be that of many pages: the first is named.
+    assert pfn == first
+    assert what.startswith(f"the handle that 2 pages have, {0xFFFFFFF7 & mask:#x}, leads to no call chain")
+
+
+@pytest.mark.parametrize("kernel", ["5.10", "6.12", "7.1", "6.12-arm64"])
+def test_a_pageblock_of_a_migratetype_that_the_kernel_lacks_is_found(kernel: str) -> None:
+    machine = Machine.after("thp", kernel)
+    layout, sections = machine.kernel.pageblocks, machine.kernel.memmap.sections
+    pfn = machine.owned() >> layout.order << layout.order
+    [(row, _, _)] = sections.pieces(pfn, pfn + 1)
+    block = (pfn >> layout.order) % (sections.pages >> layout.order)
+    address = machine.physical(int(sections.pageblock_flags[row]) + block * layout.bits // 8)
+    word = machine.image.memory.read(address, 1)[0]
+    shift = block * layout.bits % 8
+    machine.image.memory.write(address, bytes([word & ~(7 << shift) | 7 << shift]))
+    result = machine.check()
+    assert broken(result) == {"pageblock-type": 1}
+    assert pages_of(result, "pageblock-type") == [pfn]
+    assert result.tables["violations"].frame["what"].to_list() == ["its pageblock has migratetype 7"]
 
 
 def test_a_corrupted_machine_is_said_to_be_so_whatever_was_overwritten() -> None:
