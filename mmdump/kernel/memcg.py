@@ -89,9 +89,8 @@ class MemoryCgroups:
 
     def words_at(self, pages: PageRange, rows: I64) -> U64:
         """The same of some rows."""
-        names = pages.layout.dtype.names or ()
-        name = "memcg_data" if "memcg_data" in names else "mem_cgroup"
-        return pages.word_at(name, rows) if name in names else np.zeros(len(rows), np.uint64)
+        new = "memcg_data" in (pages.layout.dtype.names or ())
+        return pages.word_at("memcg_data" if new else "mem_cgroup", rows)
 
     def inodes(self, words: U64) -> U64:
         """``page_cgroup_ino()`` for an array of words: uint64 of the same shape."""

@@ -192,10 +192,15 @@ class PageRange:
         )
 
     def word_at(self, name: str, rows: I64) -> U64:
-        """The 64-bit member of that name, of some rows: no column is made where they are few."""
+        """The 64-bit member of that name, of some rows: no column is made where they are few.
+
+        Zeros where this kernel lacks an optional one.
+        """
         if name in self.__dict__ or len(rows) * _FEW > len(self):
             column: U64 = getattr(self, name)
             return column[rows]
+        if name not in (self.layout.dtype.names or ()):
+            return np.zeros(len(rows), np.uint64)
         return self._rows[name][rows].astype(np.uint64, copy=False)
 
     @cached_property

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmdump.errors import UnsupportedError
-from mmdump.kernel.arrays import blanked, c_text, decoded, printable, runs
+from mmdump.kernel.arrays import blanked, c_text, counts, decoded, printable, runs
 from mmdump.kernel.layout import byteorder, c_string, has_member, member_dtype, struct_dtype
 from tests.kernel.builders import Kernelish
 
@@ -23,6 +23,15 @@ def test_runs_are_those_of_itertools(values: list[int]) -> None:
     groups = [len(list(group)) for _, group in itertools.groupby(values)]
     assert lengths.tolist() == groups
     assert starts.tolist() == [sum(groups[:index]) for index in range(len(groups))]
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=80), st.sets(st.integers(1, 79)), st.sampled_from([1, 8]))
+def test_counts_are_those_of_the_slices(values: list[bool], more: set[int], step: int) -> None:
+    found = np.array(values * step, bool)
+    starts = sorted({0, *(step * start for start in more if start < len(values))})
+    slices = [found[low:high].sum() for low, high in itertools.pairwise([*starts, len(found)])]
+    assert counts(found, np.array(starts)).tolist() == slices
+    assert counts(np.repeat(found, 2)[::2], np.array(starts)).tolist() == slices
 
 
 @given(st.binary())

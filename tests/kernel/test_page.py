@@ -76,6 +76,44 @@ def test_whatever_the_bytes_a_head_comes_before_its_tail_and_orders_are_possible
     assert pages.in_free_block[pages.is_buddy].all()
 
 
+@given(hostile_memory(), st.integers(0, 1 << 32))
+def test_rows_and_sums_are_those_of_the_columns_whatever_the_bytes(memory: Memory, seed: int) -> None:
+    pages = memory.pages()
+    few = np.unique(np.random.default_rng(seed).integers(0, len(pages), 1 + len(pages) // 10))
+    for name in ("private", "compound_head", "mapping", "memcg_data"):
+        assert (memory.pages().word_at(name, few) == getattr(pages, name)[few]).all()
+    for rows, column in (
+        (pages.heads, pages.is_head),
+        (pages.tails, pages.is_tail),
+        (pages.buddies, pages.is_buddy),
+        (pages.referenced, pages.refcount != 0),
+    ):
+        assert rows.tolist() == np.flatnonzero(column).tolist()
+    for names in (("PG_head",), ("PG_lru", "PG_reserved"), ("PG_reported", "no such flag")):
+        mask = np.uint64(pages.layout.mask(*names))
+        assert (pages.has_flag(*names) == ((pages.flags & mask) != 0)).all()
+    heads = pages.head_pfn[pages.tails] - pages.start
+    assert (pages.named_heads == heads).all()
+    order = pages.folio_order.astype(np.int64)
+    inside = [
+        head for tail, head in zip(pages.tails, heads, strict=True)
+        if 0 <= head < tail < head + (1 << order[head])
+    ]  # fmt: skip
+    assert pages.tail_counts.tolist() == np.bincount(inside, minlength=len(pages)).tolist()
+    assert pages.tails_in_place == (len(inside) == len(heads))
+    places = np.stack((pages.node, pages.zone), axis=1)
+    changes = np.flatnonzero((places[1:] != places[:-1]).any(axis=1)) + 1
+    assert pages.places.tolist() == [0, *changes]
+    assert np.diff(pages.mapcount_sums).tolist() == (pages.raw_mapcount.astype(np.int64) + 1).tolist()
+
+
+def test_what_all_share_cannot_be_written_to() -> None:
+    pages = Memory(64).set(3, flags=1 << FLAGS["PG_lru"]).pages()
+    for column in (pages.has_flag("PG_lru"), pages.is_type("buddy"), pages.is_buddy):
+        with pytest.raises(ValueError, match="read-only"):
+            column[0] = True
+
+
 def test_the_columns_are_the_members() -> None:
     memory = Memory(3, start=65536)
     memory.set(1, flags=1 << 63 | 5, compound_head=7, mapping=8, private=9, _mapcount=-5, _refcount=-6)
@@ -334,6 +372,13 @@ def test_a_pages_migratetype_is_its_blocks() -> None:
     pages = Memory(1536, start=65536).pages(blocks=blocks)
     assert pages.migratetype.tolist() == [1] * 512 + [4] * 512 + [255] * 512
     assert pages.migratetype_of(np.array([1023, 0])).tolist() == [4, 1]
+
+
+@pytest.mark.parametrize(("start", "count"), [(0, 64), (8, 24), (4, 24), (6, 1), (7, 4)])
+def test_the_migratetypes_of_a_range_are_those_of_its_pages(start: int, count: int) -> None:
+    blocks = PageblockRange(start >> 2, 2, np.arange(32, dtype=np.uint8))
+    pages = Memory(count, start).pages(blocks=blocks)
+    assert (pages.migratetype == blocks.of_pages(pages.pfn)).all()
 
 
 def test_without_pageblocks_no_migratetype_is_known() -> None:

@@ -94,6 +94,13 @@ def test_the_rows_of_a_client_are_its_columns() -> None:
     for name in data.names:
         assert (chosen[name] == data[name][rows]).all(), name
     assert data.rows(np.empty(0, np.int64)).shape == (0,)
+    fresh = read(entries, sections(16, 0, 1, 3, page_ext=TABLE), 3, 64)["page_owner"]
+    for name in data.names:
+        for chosen in (rows[:2], rows, rows[:0]):
+            assert (fresh.at(name, chosen) == data[name][chosen]).all()
+            assert fresh.at(name, chosen).dtype == data[name].dtype
+    with pytest.raises(KeyError):
+        fresh.at("nothing", rows[:0])
     one = read(entries, sections(64, 0, page_ext=TABLE), 3, 64)["page_owner"]
     assert (one.rows(rows)["pid"] == one["pid"][rows]).all()
 
