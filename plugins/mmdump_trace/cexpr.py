@@ -53,14 +53,14 @@ def parse_print_fmt(text: str, is_type: Callable[[str], bool]) -> tuple[str, lis
     :raises UnprintableError: It is not understood, or too long, or too deep.
     """
     parser = _Parser(_tokens(text), is_type)
-    kind, value = parser.expression()
-    if kind != "string":
+    first = parser.expression()
+    if first[0] != "string":
         raise UnprintableError("a print format that does not begin with a string")
     arguments = []
     while parser.take(","):
         arguments.append(parser.expression())
     parser.end()
-    return value, arguments
+    return first[1], arguments
 
 
 def _tokens(text: str) -> list[tuple[str, str]]:

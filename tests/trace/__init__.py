@@ -1,0 +1,1 @@
+"""The ftrace ring buffers: pages, lists, formats and texts."""
