@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from mmdump.kernel.layout import enumerators, find_object
 from mmdump.result import Column, Finding, Kind, Result, Schema, Severity, Table
 from mmdump_page_owner.stacks import stack_table
 from mmdump_page_pinner.android import FILE, why_no_android_pinner
+from mmdump_page_pinner.calls import function_names, put_of
 from mmdump_page_pinner.marks import GET
 from mmdump_page_pinner.rings import FAILURES, LONGTERM, read_ring, tracks_failures, written
 
@@ -37,7 +37,8 @@ EVENTS = Schema(
         Column(
             "elapsed_nsec", Kind.NSEC, "of a put, or of a long pin: for how long it had been held, at least"
         ),
-        Column("by", Kind.TEXT, "migration: the attempt to move it, by its call chain; or other"),
+        Column("by", Kind.TEXT, "on whose behalf: migration, reclaim, LRU batch, unmapping, user ..."),
+        Column("holder", Kind.TEXT, "what sort of user, by the call chain"),
         Column("pfn", Kind.PFN, "the page"),
         Column("flags", Kind.TEXT, "its page flags then"),
         Column("count", Kind.COUNT, "its references then; of a put, what the put left"),
@@ -55,7 +56,8 @@ GROUPS = Schema(
     (
         Column("ring", Kind.TEXT, "which ring they are in"),
         Column("state", Kind.TEXT, "what happened"),
-        Column("by", Kind.TEXT, "migration: the attempt to move them, by its call chain; or other"),
+        Column("by", Kind.TEXT, "on whose behalf, by the call chain"),
+        Column("holder", Kind.TEXT, "what sort of user"),
         Column("events", Kind.COUNT, "how often", weight=True),
         Column("pages", Kind.COUNT, "to how many pages"),
         Column("first_nsec", Kind.NSEC, "when first, by boottime"),
@@ -69,6 +71,8 @@ GROUPS = Schema(
 
 #: ``enum pp_state`` in words.
 _STATES = {"PUT": "put", "FREE": "freed", "FAIL_DETECTED": "failure detected"}
+#: Users that a finding names.
+_NAMED = 4
 #: Times beyond this are garbage: 146 years.
 _MAX_USEC = (1 << 62) // 1000
 
@@ -234,7 +238,7 @@ class PinnerEvents(Analysis):
         lost = _lost_stacks(kernel, found.events)
         if lost:
             notes.append(f"{lost} records have no call chain: the stack depot could not take it.")
-        events = found.events.with_columns(_by(found.events, stacks))
+        events = found.events.with_columns(_who(found.events, stacks))
         groups = _groups(events, stacks)
         return Result(
             self.name,
@@ -248,20 +252,26 @@ class PinnerEvents(Analysis):
         )
 
 
-#: Whose puts and frees are those of an attempt to move pages, and not of who holds them.
-_MIGRATION = re.compile(
-    r"^(__)?(alloc_contig_|migrate_pages|compact_zone|isolate_migratepages|do_migrate_range)"
-)
+#: Who asks for contiguous memory: its own references to pages are no user's.
+_ATTEMPT = ("alloc_contig_", "__alloc_contig_", "cma_alloc", "__cma_alloc")
 
 
-def _by(events: pl.DataFrame, stacks: Table) -> pl.Series:
-    """Whether the call chain of each event is that of an attempt to move pages; null without one."""
-    chains = {
-        stack_id: "migration" if any(_MIGRATION.match(frame) for frame in frames) else "other"
-        for stack_id, frames in stacks.frame.select("stack_id", "frames").iter_rows()
-        if frames
-    }
-    return events["stack_id"].replace_strict(chains, default=None, return_dtype=pl.String).alias("by")
+def _who(events: pl.DataFrame, stacks: Table) -> list[pl.Series]:
+    """Columns ``by`` and ``holder``: on whose behalf each event was, by its call chain; null without one."""
+    kinds: dict[int, str] = {}
+    holders: dict[int, str | None] = {}
+    for stack_id, frames in stacks.frame.select("stack_id", "frames").iter_rows():
+        if not frames:
+            continue
+        chain = function_names(frames)
+        put = put_of(chain)
+        attempt = put.kind == "user" and any(each.startswith(_ATTEMPT) for each in chain)
+        kinds[stack_id] = "migration" if attempt else put.kind
+        holders[stack_id] = None if attempt else (put.holder or put.by if put.kind == "user" else None)
+    return [
+        events["stack_id"].replace_strict(found, default=None, return_dtype=pl.String).alias(name)
+        for name, found in (("by", kinds), ("holder", holders))
+    ]
 
 
 def _unsaid(events: pl.DataFrame) -> bool:
@@ -283,7 +293,7 @@ def _lost_stacks(kernel: Kernel, events: pl.DataFrame) -> int:
 
 def _groups(events: pl.DataFrame, stacks: Table) -> Table:
     groups = (
-        events.group_by("ring", "state", "by", "stack_id")
+        events.group_by("ring", "state", "by", "holder", "stack_id")
         .agg(
             pl.len().cast(pl.Int64).alias("events"),
             pl.col("pfn").n_unique().cast(pl.Int64).alias("pages"),
@@ -308,8 +318,8 @@ def _headline(events: pl.DataFrame) -> str:
 
 
 def failed_puts(events: pl.DataFrame) -> pl.DataFrame:
-    """Puts and frees of pages that were in the way, by others than who tried to move them."""
-    return events.filter((pl.col("ring") == FAILURES) & (pl.col("by") == "other"))
+    """What users did to pages that were in the way: put them, as a rule."""
+    return events.filter((pl.col("ring") == FAILURES) & (pl.col("by") == "user"))
 
 
 def _findings(kernel: Kernel, events: pl.DataFrame) -> list[Finding]:
@@ -336,14 +346,17 @@ def _findings(kernel: Kernel, events: pl.DataFrame) -> list[Finding]:
         )
     puts = failed_puts(events)
     if len(puts):
+        named = puts["holder"].value_counts(sort=True).head(_NAMED)
+        whose = ", ".join(f"{holder} ({count})" for holder, count in named.iter_rows())
+        pages = puts["pfn"].n_unique()
         findings.append(
             Finding(
                 "holders-puts",
                 Severity.NOTE,
-                f"{len(puts)} records of {puts['pfn'].n_unique()} pages that were in the way are not of the "
-                "attempt to move them: these call chains let go of pages, and tell who held them.",
+                f"Users let go of {pages} page{'s' if pages != 1 else ''} that had been in the way, and had held "
+                f"{'them' if pages != 1 else 'it'} until then: {whose}.",
                 "events",
-                "ring = 'failures' AND by = 'other'",
+                "ring = 'failures' AND by = 'user'",
             )
         )
     long = events.filter(pl.col("ring") == LONGTERM)

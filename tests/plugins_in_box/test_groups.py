@@ -21,6 +21,7 @@ TYPES = {
     "owner_pid": pl.Int64,
     "owner_tgid": pl.Int64,
     "stack_id": pl.Int64,
+    "get_stack_id": pl.Int64,
     "counted": pl.Boolean,
 }
 
@@ -33,7 +34,7 @@ def frame(*rows: dict[str, object]) -> pl.DataFrame:
 SOME_ROWS = st.lists(
     st.fixed_dictionaries(
         {
-            "folio_evidence": st.integers(1, 7),
+            "folio_evidence": st.integers(1, 31),
             "state": st.sampled_from(["held", "released"]),
             "order": st.sampled_from([0, 9]),
             "cma_area": st.sampled_from([None, "a"]),
@@ -41,6 +42,7 @@ SOME_ROWS = st.lists(
             "owner_pid": st.sampled_from([None, 1, 2]),
             "owner_tgid": st.none(),
             "stack_id": st.sampled_from([None, 5]),
+            "get_stack_id": st.sampled_from([None, 6]),
             "counted": st.booleans(),
         }
     ),
@@ -116,3 +118,11 @@ def test_groups_beyond_a_limit_are_lumped_by_evidence_and_none_is_lost(
         assert (found["folios"].sum(), found["pages"].sum()) == (109, 109)
         assert found.filter(pl.col("owner_comm") == "big")["folios"].to_list() == [9]
         assert found.filter(pl.col("owner_comm").is_null())["folios"].to_list() == [91]
+
+
+def test_who_got_the_pages_is_shown_where_it_is_known() -> None:
+    for handles, shown in (([None], False), ([None, 7], True)):
+        rows = [{"get_stack_id": handle} for handle in handles]
+        table = group_table(groups_of(frame(*rows)), 4096)
+        assert table.schema.column("get_stack_id").in_text is shown
+        assert len(table.frame) == len(handles)

@@ -17,7 +17,8 @@ from mmdump_snapshots.model.era import Pinner
 from mmdump_snapshots.scenarios import SCENARIOS
 from tests.snapshots.decoded import MIGRATETYPE_NAMES, Decoded, equal, plugins, same_frames
 from tests.snapshots.decoded_checks import CHECKS
-from tests.snapshots.decoded_owners import check_pinned
+from tests.snapshots.decoded_owners import check_pinned, check_records
+from tests.snapshots.decoded_pages import check_ext_flags
 
 SCENARIO = {each.name: each for each in SCENARIOS}
 #: Kernel and generation: those that are offered, and on their releases those that came between.
@@ -204,7 +205,12 @@ def test_who_let_go_of_a_page_is_told_from_the_migration_by_the_call_chain():
     result = Decoded(machine, kernel).analysis("pinner-events")
     events = result.tables["events"].frame
     by = events.group_by("state", "by").len().rows()
-    assert sorted(by) == [("failure detected", "migration", 4), ("put", "other", 4)]
+    assert sorted(by) == [("failure detected", "migration", 4), ("put", "user", 4)]
+    assert set(events.filter(events["by"] == "user")["holder"]) == {"pipe"}
+    [let_go] = [finding.message for finding in result.findings if finding.key == "holders-puts"]
+    assert (
+        let_go == "Users let go of 4 pages that had been in the way, and had held them until then: pipe (4)."
+    )
     assert {finding.key for finding in result.findings} == {"migration-failed", "holders-puts"}
     [failed] = [finding for finding in result.findings if finding.key == "migration-failed"]
     assert failed.message.startswith("4 pages could not be migrated")
@@ -519,7 +525,7 @@ def test_the_second_version_of_the_rfc_reads_as_the_first(release, scenario):
     """PAGE_EXT_PIN_OWNER, page_pin_owner_inited: marks for every folio that could not be migrated."""
     kernel = profile(release).with_pinner(Pinner.PIN_OWNER)
     decoded = Decoded(SCENARIO[scenario].play(kernel, seed=2), kernel, seed=2)
-    for check in CHECKS:
+    for check in (check_ext_flags, check_records, check_pinned):
         check(decoded)
     marked = decoded.machine.page_pinner.marked()
     rows = decoded.analysis("pinned").tables["pages"].frame
