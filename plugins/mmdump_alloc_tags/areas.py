@@ -26,6 +26,8 @@ _MIN_ALLOC = 4
 _MAX_CHUNKS, _MAX_SLOTS = 1 << 14, 256
 #: Bits of the map of a chunk: one for every 4 bytes of one CPU's unit, which has some 10**5 bytes.
 _MAX_BITS = 1 << 22
+#: And of all chunks together.
+_MAX_BITS_IN_ALL = 1 << 27
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ def read_areas(kernel: Kernel) -> Areas:
     dtype = struct_dtype(prog, ext, {"tag": ("tag",)})
     chunks, lost = _chunks(prog)
     references, sizes = [_NONE.reference], [_NONE.size]
+    left = _MAX_BITS_IN_ALL
     for each in chunks:
         try:
             exts = each.obj_exts.value_()
@@ -66,9 +69,10 @@ def read_areas(kernel: Kernel) -> Areas:
             continue
         if not exts:
             continue
-        if not 0 < bits <= _MAX_BITS:
+        if not 0 < bits <= min(_MAX_BITS, left):
             lost += 1
             continue
+        left -= bits
         vector = kernel.target.reader.read(exts, bits * dtype.itemsize)
         # One bit more than there are: the end of the last area.
         bitmap = kernel.target.reader.read(bounds, (bits + 1 + 63) // 64 * 8)

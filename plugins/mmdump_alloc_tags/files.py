@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from drgn import FaultError
+
 from mmdump.errors import IncompleteError, UnsupportedError
 from mmdump.kernel.layout import find_object
 from mmdump.kernel.rodata import read_only_data
@@ -34,9 +36,10 @@ def _why_not(kernel: Kernel, *_names: str) -> str | None:
     if find_object(prog, "mem_profiling_compressed") is None:
         return None
     support = find_object(prog, "mem_profiling_support")
-    if support is not None and not support.value_():
-        return OFF
-    return None
+    try:
+        return OFF if support is not None and not support.value_() else None
+    except FaultError:
+        return "whether memory allocation profiling is on could not be read"
 
 
 def _read(kernel: Kernel, _ranges: Ranges, *_names: str) -> Iterator[bytes]:

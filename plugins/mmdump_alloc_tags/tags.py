@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from drgn import FaultError, sizeof
 
-from mmdump.errors import IncompleteError
+from mmdump.errors import IncompleteError, UnsupportedError
 from mmdump.kernel.arrays import I64, U64, Bools, Struct, printable
 from mmdump.kernel.gather import gather
 from mmdump.kernel.layout import find_object, find_type, struct_dtype
@@ -31,9 +31,11 @@ __all__ = ["EMPTY", "INACCURATE", "NONE", "UNKNOWN", "AllocTags", "read_tags"]
 
 #: Tags of the kernel and of all modules. Modules have room for 100,000 (MODULE_ALLOC_TAG_VMAP_SIZE), and the
 #: largest kernel some 20,000.
-_MAX_TAGS = 1 << 18
+_MAX_TAGS = 1 << 17
 #: Modules with tags.
 _MAX_MODULES = 1 << 14
+#: Counters in all: tags times CPUs. A thousand CPUs with the largest kernel have half of this.
+_MAX_COUNTERS = 1 << 26
 #: PATH_MAX: of a file's name, the longest of a tag's strings; and of all strings together.
 _MAX_STRING, _MAX_STRINGS = 4096, 64 << 20
 #: Strings are read in pieces of this size; few are longer.
@@ -90,7 +92,18 @@ def read_tags(kernel: Kernel) -> AllocTags:
     """Read the tags of the kernel and of its modules, with their counters.
 
     :raises IncompleteError: There are none in the dump.
+    :raises UnsupportedError: They have another form than any kernel that is known.
     """
+    try:
+        return _read_tags(kernel)
+    except (LookupError, AttributeError, TypeError) as error:
+        raise UnsupportedError(
+            f"mmdump does not know this kernel's allocation tags: {error}",
+            "Is the debug info complete, and that of this kernel?",
+        ) from error
+
+
+def _read_tags(kernel: Kernel) -> AllocTags:
     prog, reader = kernel.target.prog, kernel.target.reader
     struct = prog.type("struct alloc_tag")
     dtype = struct_dtype(
@@ -222,7 +235,7 @@ def _counters(prog: Program, reader: Reader, pointers: U64) -> tuple[I64, U64, B
         offsets = [offset for _, offset in cpu_offsets(prog)]
     except FaultError:
         offsets = []
-    if not offsets:
+    if not offsets or len(offsets) * len(pointers) > _MAX_COUNTERS:
         return total.view(np.int64), calls, np.zeros(len(pointers), bool)
     for offset in offsets:
         # Both wrap around, as in C: a CPU frees what another has allocated.

@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from mmdump.errors import IncompleteError, MmdumpError
+from mmdump.errors import IncompleteError, MmdumpError, UnsupportedError
 from mmdump.kernel import Kernel
 from mmdump.kernel.pointers import HashedPointers
 from mmdump.kernelfile import find_kernel_file
@@ -23,6 +23,7 @@ from mmdump_snapshots.model.page_pinner import PinnerEvent
 from mmdump_snapshots.model.zone import Migratetype
 from mmdump_snapshots.scenarios import SCENARIOS
 from mmdump_snapshots.writer.image import Image, build, build_state
+from mmdump_snapshots.writer.state import TraceState
 from mmdump_snapshots.writer.trace import PTR_KEY
 from mmdump_trace.files import FILES
 from mmdump_trace.read import TraceEvents, read_events
@@ -244,6 +245,24 @@ def test_sub_buffers_may_be_larger_than_a_page(name: str, order: int) -> None:
     events = read_events(_kernel(_image(machine, kernel, subbuf_order=order)))
     assert _times(events) == _model_times(machine)
     assert not events.incomplete
+
+
+@pytest.mark.parametrize("name", ["5.4", "6.12", "7.1"])
+def test_each_instance_has_a_buffer_of_its_own(name: str) -> None:
+    machine, kernel = _busy(name, 40)
+    plain = build(machine, kernel, kaslr=2).state.trace
+    assert plain is not None
+    some = {
+        "first": TraceState([event for event in plain.events if event.cpu == 1]),
+        "second": TraceState(plain.events[-7:]),
+    }
+    target = _kernel(_image(machine, kernel, instances=some))
+    every = _model_times(machine)
+    assert _times(read_events(target)) == every
+    assert _times(read_events(target, instance="first")) == {0: [], 1: every[1]}
+    assert len(read_events(target, instance="second").frame) == 7
+    with pytest.raises(UnsupportedError, match="no trace instance third"):
+        read_events(target, instance="third")
 
 
 @pytest.mark.parametrize("name", PROFILES)

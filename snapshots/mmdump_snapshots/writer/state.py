@@ -298,13 +298,14 @@ class TraceEvent:
 
 @dataclass(frozen=True)
 class TraceState:
-    """The top trace instance.
+    """A trace instance.
 
     :ivar events: What it recorded, or was to record, in order of time.
     :ivar buffer_size: Bytes of each CPU's ring buffer; 0 for as many as hold all of it.
     :ivar overwrite: Whether the newest events take the place of the oldest; if not, they are lost.
     :ivar subbuf_order: Of sub-buffers (6.8).
     :ivar consumed: How many entries of a CPU somebody has read from ``trace_pipe``.
+    :ivar instances: Of the top one: others by name, in the order in which they were made.
     """
 
     events: Sequence[TraceEvent]
@@ -312,6 +313,7 @@ class TraceState:
     overwrite: bool = True
     subbuf_order: int = 0
     consumed: Mapping[int, int] = field(default_factory=dict)
+    instances: Mapping[str, TraceState] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

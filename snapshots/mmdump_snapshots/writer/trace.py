@@ -87,10 +87,25 @@ def write_trace(arena: Arena, state: State, fields: PageFields) -> None:
         return
     trace = state.trace if state.trace is not None else TraceState((), 0)
     _events(arena)
-    reasons = {each.reason: arena.string(each.reason) for each in trace.events if each.reason is not None}
-    buffers = cpu_buffers(arena.profile, state, trace, fields, reasons)
-    _instance(arena, state, trace, buffers)
-    _comms(arena, trace.events)
+    arrays = [(arena.variable("global_trace"), trace)]
+    for name, each in trace.instances.items():
+        array = arena.struct("struct trace_array")
+        array.set("name", arena.string(name))
+        arrays.append((array, each))
+    # list_add(): the newest comes first.
+    links = [array.at("list") for array, _ in reversed(arrays)]
+    head = arena.address("ftrace_trace_arrays")
+    arena.words("ftrace_trace_arrays", [links[0], links[-1]])
+    for index, (array, each) in enumerate(reversed(arrays)):
+        array.set("list.next", links[index + 1] if index + 1 < len(links) else head)
+        array.set("list.prev", links[index - 1] if index else head)
+        reasons = {event.reason: arena.string(event.reason) for event in each.events if event.reason}
+        _instance(arena, state, array, each, cpu_buffers(arena.profile, state, each, fields, reasons))
+        if each is trace:
+            arena.store(array)
+        else:
+            arena.finish(array)
+    _comms(arena, [event for _, each in arrays for event in each.events])
     if not arena.maybe("filled_random_ptr_key", 1) and arena.has("not_filled_random_ptr_key"):
         # A static key that is on until there is a key.
         arena.store(arena.variable("not_filled_random_ptr_key"))
@@ -185,17 +200,14 @@ class _FlagWords:
 # Where it is.
 
 
-def _instance(arena: Arena, state: State, trace: TraceState, buffers: Sequence[CpuBuffer]) -> None:
-    """``global_trace``, the only one on ``ftrace_trace_arrays``, and its ring buffer."""
+def _instance(
+    arena: Arena, state: State, array: Struct, trace: TraceState, buffers: Sequence[CpuBuffer]
+) -> None:
+    """A ``struct trace_array``, which is not written yet, and its ring buffer, which is."""
     profile = arena.profile
     nop = arena.variable("nop_trace")
     nop.set("name", arena.string("nop"))
     arena.store(nop)
-    array = arena.variable("global_trace")
-    head = arena.address("ftrace_trace_arrays")
-    array.set("list.next", head)
-    array.set("list.prev", head)
-    arena.words("ftrace_trace_arrays", [array.at("list")] * 2)
     # 5.6 renamed both.
     inner = "array_buffer" if profile.types.has("struct trace_array", "array_buffer") else "trace_buffer"
     array.set(f"{inner}.tr", array.address)
@@ -208,7 +220,6 @@ def _instance(arena: Arena, state: State, trace: TraceState, buffers: Sequence[C
     array.set("trace_flags", sum(options))
     if not array.maybe("ring_buffer_expanded", int(bool(trace.events))):
         arena.maybe("ring_buffer_expanded", int(bool(trace.events)))
-    arena.store(array)
 
 
 def _ring_buffer(arena: Arena, state: State, trace: TraceState, buffers: Sequence[CpuBuffer]) -> int:
