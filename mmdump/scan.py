@@ -68,6 +68,10 @@ class OutOfTimeError(Exception):
     """An analysis took longer than it may."""
 
 
+def _too_long(most: float) -> str:
+    return f"it took more than the {most:g} seconds it was given"
+
+
 @dataclass
 class Outcome:
     """What became of one analysis among others.
@@ -111,11 +115,29 @@ class _Run:
         finally:
             self.outcome.seconds += time.monotonic() - begun
 
+    def watched(self, progress: Progress | None) -> Progress | None:
+        """Progress of work that it does for itself, which ends when it is out of time.
+
+        :raises OutOfTimeError: What is returned does, when it is called after that.
+        """
+        most = None if self.guard is None else self.guard.most
+        if most is None:
+            return progress
+        end = time.monotonic() + most - self.outcome.seconds
+
+        def report(done: int, total: int) -> None:
+            if time.monotonic() > end:
+                raise OutOfTimeError(_too_long(most))
+            if progress is not None:
+                progress(done, total)
+
+        return report
+
     def in_time(self) -> bool:
         """Whether it goes on: it has not failed, and has time left."""
         outcome, most = self.outcome, None if self.guard is None else self.guard.most
         if outcome.error is None and most is not None and outcome.seconds > most:
-            outcome.error = OutOfTimeError(f"it took more than the {most:g} seconds it was given")
+            outcome.error = OutOfTimeError(_too_long(most))
         if outcome.error is not None:
             self.waiting, self.kept = {}, {}
         return outcome.error is None
@@ -247,6 +269,7 @@ def _run(
         _begin(runs)
     for one in runs:
         if one.in_time():
+            kernel.progress = one.watched(progress)
             one.outcome.result = one.call(_finish, kernel, one, ranges if one in scanning else None)
     return [one.outcome for one in runs]
 

@@ -94,7 +94,7 @@ class _Mask:
         """A sentence with every secret in it masked."""
         found = self._texts.get(text)
         if found is None:
-            found = self._without_addresses(self._without_names(text))
+            found = self._without_paths(self._without_addresses(self._without_names(text)))
             self._texts[text] = found
         return found
 
@@ -107,9 +107,12 @@ class _Mask:
             if module is not None:
                 sort = self.secrets.get(module[1], "module")
                 found = _replaced(text, module[1], self.name(module[1], sort))
-            found = _PATH.sub(lambda path: self.name(path[0], "path"), self._without_addresses(found))
+            found = self._without_paths(self._without_addresses(found))
             self._frames[text] = found
         return found
+
+    def _without_paths(self, text: str) -> str:
+        return _PATH.sub(lambda found: self.name(found[0], "path"), text)
 
     def _without_addresses(self, text: str) -> str:
         return _ADDRESS.sub(lambda found: str(self.address(int(found[1], 16))), text)

@@ -32,7 +32,7 @@ HOLDERS = Schema(
         Column("kind", Kind.TEXT, "what sort of holder it is, or of memory"),
         Column("held_by", Kind.TEXT, "the processes that have it"),
         Column("what", Kind.TEXT, "which part of it"),
-        Column("name", Kind.TEXT, "its name, where it has one"),
+        Column("name", Kind.TEXT, "its name, where it has one", private="path"),
         Column("references", Kind.COUNT, "references (or pins) that go with it", in_text=False),
         Column("counted", Kind.TEXT, "as what: reference, pin, cache, private, batch or none", in_text=False),
         Column("pid", Kind.ID, "PID of the first of the processes", in_text=False),
@@ -63,7 +63,7 @@ HELD_BY = Schema(
     (
         Column("kind", Kind.TEXT, "what sort of holder it is"),
         Column("held_by", Kind.TEXT, "the processes that have it"),
-        Column("name", Kind.TEXT, "its name, where it has one"),
+        Column("name", Kind.TEXT, "its name, where it has one", private="path"),
         Column("folios", Kind.COUNT, "folios that it holds"),
         Column("references", Kind.COUNT, "references (or pins) to them that go with it", in_text=False),
         Column("first_pfn", Kind.PFN, "the first of the folios", in_text=False),

@@ -212,7 +212,7 @@ def leak_finding(suspects: Table) -> Finding:
     return Finding(
         "page-owner-leak",
         Severity.WARNING,
-        f"Suspected leak: {_function(largest['frames'])} (call chain {largest['stack_id']}){others} "
+        f"Suspected leak in {_function(largest['frames'])}: call chain {largest['stack_id']}{others} "
         f"allocated kernel memory all the time the machine ran and hardly freed any ({mib:.1f} MiB in all). "
         "One dump cannot prove it: a cache that only grows looks the same.",
         SUSPECTS.name,

@@ -16,6 +16,7 @@ from mmdump.kernel.arrays import I64, Struct
 from mmdump.kernel.pageblock import UNKNOWN
 from mmdump.kernel.references import KIND_NAMES
 from mmdump.result import Column, Kind, Result, Schema
+from mmdump.scan import OutOfTimeError
 from mmdump_holders.analysis import Sought, search_parts, start_search, tell
 from mmdump_holders.ranges import joined_runs
 from mmdump_page_owner.record import OWNER_COLUMNS, Owners, no_owners, read_owners, why_no_owner
@@ -127,8 +128,8 @@ class Pinned(Analysis):
 
     @classmethod
     def for_report(cls, kernel: Kernel) -> Pinned:
-        """With the holders, where memory is not so large that the search takes minutes."""
-        return cls(holders=kernel.memmap.pages <= _MAX_SEARCHED)
+        """With the holders, where memory is not so large that the search takes minutes, and does not move."""
+        return cls(holders=not kernel.target.live and kernel.memmap.pages <= _MAX_SEARCHED)
 
     def start(self, kernel: Kernel) -> State:
         """Read areas, batches and names."""
@@ -216,14 +217,29 @@ class Pinned(Analysis):
             findings = [*told, *findings]
             text_tables += ["timelines"]
         incomplete += state.witnesses.incomplete
+        summary, holders = [headline(groups)], None
+        if state.sought is not None:
+            try:
+                found = tell(kernel, state.sought, parts)
+            except OutOfTimeError as error:
+                # Who allocated the pages is worth having without.
+                incomplete.append(f"their holders were not searched for to the end: {error}")
+            else:
+                summary.append(found.summary)
+                holders = found.tables["holders"].frame
+                tables |= {name: table for name, table in found.tables.items() if name != "stacks"}
+                text_tables.append("held_by")
+                findings += found.findings
+                notes += found.notes
+                incomplete += found.incomplete
         if state.areas:
             areas = state.areas if state.only is None else [state.areas[index] for index in state.only]
             cma, missing = cma_table(kernel, areas, parts["cma"])
-            findings += cma_findings(cma, groups)
+            findings += cma_findings(cma, groups, kernel.target.page_size, holders)
             incomplete += missing
             if state.only is not None:
                 tables["cma"] = cma
-                text_tables.append("cma")
+                text_tables.insert(1, "cma")
         notes += state.witnesses.notes
         for lacking, why in (
             ("page_pinner evidence", why_no_marks(kernel)),
@@ -235,14 +251,6 @@ class Pinned(Analysis):
             notes.append("OWNER allocated the pages; who else got a reference to them is not recorded.")
         if not state.batches.complete:
             notes.append("Some per-CPU folio batches could not be read: what they hold shows as excess.")
-        summary = [headline(groups)]
-        if state.sought is not None:
-            found = tell(kernel, state.sought, parts)
-            summary.append(found.summary)
-            tables |= {name: table for name, table in found.tables.items() if name != "stacks"}
-            text_tables.append("held_by")
-            findings, notes = [*findings, *found.findings], [*notes, *found.notes]
-            incomplete += found.incomplete
         return Result(
             self.name,
             summary=summary,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -11,6 +11,9 @@ from mmdump.kernel.arrays import runs
 from mmdump.kernel.cma import read_cma_bitmap
 from mmdump.result import Column, Finding, Kind, Schema, Severity, Table
 from mmdump_page_pinner.groups import who_holds
+
+#: Holders that a finding names.
+_NAMED = 4
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -136,10 +139,13 @@ def _longest(free: np.ndarray) -> int:
     return int(length[free[first]].max(initial=0))
 
 
-def cma_findings(table: Table, groups: pl.DataFrame) -> list[Finding]:
+def cma_findings(
+    table: Table, groups: pl.DataFrame, page_size: int, holders: pl.DataFrame | None = None
+) -> list[Finding]:
     """One finding for each area that something blocks: it names who allocated what is in the way.
 
     :param groups: See :func:`mmdump_page_pinner.groups.fold_groups`.
+    :param holders: Table ``holders`` of mmdump holders, where they were searched for.
     """
     found = []
     for row in table.frame.iter_rows(named=True):
@@ -157,13 +163,36 @@ def cma_findings(table: Table, groups: pl.DataFrame) -> list[Finding]:
                 Severity.PROBLEM,
                 f"CMA {row['area']}: {mib(row['size'])} MiB; {row['blockers']} "
                 f"page{'s block' if row['blockers'] != 1 else ' blocks'} it{who_holds(groups, row['area'])}; "
-                f"{runs_known}.",
+                f"{_held_now(holders, row, page_size)}{runs_known}.",
                 "groups",
                 f"cma = '{quoted}' AND state = 'held'",
                 about=row["area"],
             )
         )
     return found
+
+
+def _held_now(holders: pl.DataFrame | None, area: dict[str, Any], page_size: int) -> str:
+    """Who has to let go of the pages of an area, as a part of a sentence; empty where that is not known."""
+    if holders is None:
+        return ""
+    first = area["base_pfn"]
+    inside = pl.col("pfn").is_between(first, first + area["size"] // page_size - 1)
+    by = (
+        holders.filter(inside, pl.col("state") == "live", pl.col("references") > 0)
+        .with_columns(
+            who=pl.coalesce(
+                pl.when(pl.col("held_by") != "").then(pl.col("held_by")), "name", pl.lit("nobody with a name")
+            )
+        )
+        .group_by("kind", "who")
+        .agg(pl.col("pfn").n_unique().alias("folios"))
+        .sort("folios", "kind", "who", descending=[True, False, False])
+    )
+    parts = [f"{row['folios']} by {row['kind']} of {row['who']}" for row in by.head(_NAMED).to_dicts()]
+    if len(by) > _NAMED:
+        parts.append(f"and {len(by) - _NAMED} other holders")
+    return f"now held: {', '.join(parts)}; " if parts else ""
 
 
 def mib(size: int) -> str:
