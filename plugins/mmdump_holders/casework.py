@@ -91,7 +91,7 @@ def find_holders(
     """
     spans = spans_of(kernel, head, pages, forms or Forms())
     searched = search(kernel, runs, spans, progress)
-    case = _Case(kernel, Places(kernel))
+    case = _Case(kernel, Places(kernel), dict(zip(head.tolist(), pages.tolist(), strict=True)))
     cut = []
     hits, left = _hits(case.places, head, pages, searched)
     if left or searched.dropped:
@@ -268,6 +268,7 @@ class _Case:
 
     kernel: Kernel
     places: Places
+    folios: dict[int, int]
     all: list[Hit] = field(default_factory=list)
     hits: list[Hit] = field(default_factory=list)
     spans: list[Hit] = field(default_factory=list)
