@@ -23,7 +23,7 @@ again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
@@ -99,7 +99,8 @@ class Hit:
     :param pfn: The page that it leads to: the head, or a tail; with form span a page before the folio.
     :param form: page (the address of a ``struct page``), direct (of its memory), phys or pfn; span: the
         address of another page before it, followed by a length that reaches into the folio, as in a
-        ``struct bio_vec`` over pages that lie side by side by chance. Most such are something else.
+        ``struct bio_vec`` over pages that lie side by side by chance. Most such are something else. A
+        recogniser that comes by another way makes hits of its own, such as list.
     :param value: What stands there.
     :param tag: The low bits of it that are no part of the address.
     :param physical: Where it stands, physical address.
@@ -183,6 +184,10 @@ class Case(Protocol):
     @property
     def prog(self) -> Program:
         """Its drgn Program."""
+
+    @property
+    def folios(self) -> Mapping[int, int]:
+        """What is sought: PFNs of the heads of folios, and how many pages each has."""
 
     @property
     def hits(self) -> Sequence[Hit]:

@@ -33,6 +33,7 @@ def test_the_demo_names_who_must_let_go_of_what(mmdump: Mmdump) -> None:
     run = mmdump("demo")
     assert run.status == 0, run.err
     assert "12 by FOLL_PIN (postgres 1204), 4 by unexplained references (tar 1377)" in run.out
+    assert "4 held by pipe of pid 1377 (tar), fd 3, 4" in run.out
     assert "camera" in run.err
 
 

@@ -181,11 +181,13 @@ def demo_command(ctx: click.Context, keep: str | None, kernel: str | None) -> No
         chosen.image(profile).write(directory)
         vmcore = directory / "vmcore"
         click.echo(f"A machine with Linux {profile.name}: {chosen.summary}.", err=True)
-        click.echo(f"$ mmdump pinned {vmcore if keep else 'vmcore'} --cma", err=True)
+        click.echo(f"$ mmdump pinned {vmcore if keep else 'vmcore'} --cma --holders", err=True)
         analysis = cli.get_command(ctx.find_root(), "pinned")
         if analysis is None:
             raise UsageError("there is no command pinned: its plugin is off, or failed")
-        with analysis.make_context("pinned", [str(vmcore), "--cma"], parent=ctx.find_root()) as pinned:
+        with analysis.make_context(
+            "pinned", [str(vmcore), "--cma", "--holders"], parent=ctx.find_root()
+        ) as pinned:
             analysis.invoke(pinned)
 
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenFile", "OpenFiles", "read_open_files"]
 
+#: More files than these are garbage in descriptor tables.
+_MAX_FILES = 1 << 21
+
 
 @dataclass(frozen=True)
 class OpenFile:
@@ -107,6 +110,9 @@ def read_open_files(target: Target, tasks: Tasks) -> OpenFiles:
         descriptors.append(fd)
         owner.append(np.full(len(fd), index))
     distinct, holder = np.unique(np.concatenate([np.empty(0, np.uint64), *addresses]), return_inverse=True)
+    if len(distinct) > _MAX_FILES:
+        # The lowest addresses stand first, and so do the rows of the descriptors that lead to them.
+        distinct, complete = distinct[:_MAX_FILES], False
     order = np.argsort(holder, kind="stable")
 
     struct = prog.type("struct file")

@@ -160,11 +160,13 @@ def _threads(leader: Object) -> Iterator[int]:
     signal = leader.signal.read_()
     if not signal or not has_member(signal.type_.type, "thread_head"):
         return
-    head = signal.thread_head.address_of_().value_()
+    ends = {0, signal.thread_head.address_of_().value_()}
     link = signal.thread_head.next.read_()
     for _ in range(_MAX_THREADS):
-        if link.value_() in (0, head):
+        # Also where the ring leads into a circle.
+        if link.value_() in ends:
             return
+        ends.add(link.value_())
         thread = container_of(link, "struct task_struct", "thread_node")
         yield thread.value_()
         link = thread.thread_node.next.read_()

@@ -33,10 +33,12 @@ def mmdump_holders() -> list[Recogniser]:
     from mmdump_holders.bios import find_bios
     from mmdump_holders.caches import find_batches, find_buffer_heads, find_page_cache
     from mmdump_holders.gup_test import find_gup_test
+    from mmdump_holders.isolation import find_isolated
     from mmdump_holders.pipes import find_lost_pipes, find_pipes
     from mmdump_holders.pools import find_page_pools
     from mmdump_holders.requests import find_requests
     from mmdump_holders.rings import find_rings
+    from mmdump_holders.scatterlists import find_scatterlists
     from mmdump_holders.sockets import find_lost_buffers, find_sockets
 
     return [
@@ -49,9 +51,11 @@ def mmdump_holders() -> list[Recogniser]:
         Recogniser("socket", find_sockets, 10),
         Recogniser("vmalloc", find_vmalloc, 10),
         Recogniser("buffer", find_buffer_heads, 20),
+        Recogniser("isolation", find_isolated, 20),
         Recogniser("page_pool", find_page_pools, 20),
         Recogniser("bio", find_bios, 30),
         Recogniser("request", find_requests, 35),
         Recogniser("pipe that no task has", find_lost_pipes, 40),
         Recogniser("socket buffer in no queue", find_lost_buffers, 40),
+        Recogniser("scatterlist", find_scatterlists, 60),
     ]

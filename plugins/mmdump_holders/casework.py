@@ -34,6 +34,8 @@ _MAX_PLACES = 1 << 14
 #: Structures whose pointers are searched for in one pass, and pointers to each that are looked at.
 _MAX_ASKED = 1 << 12
 _MAX_POINTERS = 1 << 10
+#: Pointers that are looked at after one pass.
+_MAX_POINTERS_IN_ALL = 1 << 15
 #: Pages that one bio_vec, fragment or scatterlist entry spans at most, as far as it is looked for.
 _REACH = 1 << 10
 #: Low bits of a pointer to struct page that may be a tag: scatterlists, netmem, encoded pages, batches.
@@ -89,7 +91,7 @@ def find_holders(
     """
     spans = spans_of(kernel, head, pages, forms or Forms())
     searched = search(kernel, runs, spans, progress)
-    case = _Case(kernel, Places(kernel))
+    case = _Case(kernel, Places(kernel), dict(zip(head.tolist(), pages.tolist(), strict=True)))
     cut = []
     hits, left = _hits(case.places, head, pages, searched)
     if left or searched.dropped:
@@ -266,6 +268,7 @@ class _Case:
 
     kernel: Kernel
     places: Places
+    folios: dict[int, int]
     all: list[Hit] = field(default_factory=list)
     hits: list[Hit] = field(default_factory=list)
     spans: list[Hit] = field(default_factory=list)
@@ -323,11 +326,14 @@ class _Case:
         found = search(self.kernel, runs, [Span("pointers", start, end)], progress).found["pointers"]
         order = np.argsort(found.value, kind="stable")
         physical, value = found.physical[order], found.value[order]
+        left = _MAX_POINTERS_IN_ALL
         for first, size in asked:
             low = int(np.searchsorted(value, np.uint64(first)))
             high = int(np.searchsorted(value, np.uint64(first + size)))
             known = self._known.setdefault((first, size), [])
-            for at in range(low, min(high, low + _MAX_POINTERS)):
+            high = min(high, low + _MAX_POINTERS, low + left)
+            left -= max(high - low, 0)
+            for at in range(low, high):
                 address, place = self.places.locate(int(physical[at]))
                 if place.state is not State.STALE:
                     known.append((address, int(value[at])))

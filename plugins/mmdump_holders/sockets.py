@@ -42,7 +42,7 @@ def find_sockets(case: Case) -> Iterator[Holder]:
     """What lies in the queues of all sockets that a task has open."""
     if not _known(case.prog) or not case.hits:
         return
-    left = _MAX_BUFFERS
+    left = iter(range(_MAX_BUFFERS))
     for file in case.files.with_operations("socket_file_ops"):
         try:
             sock = Object(case.prog, "struct socket *", file.private_data).sk.read_()
@@ -54,13 +54,9 @@ def find_sockets(case: Case) -> Iterator[Holder]:
         yield from _kept(case, sock, name, owners)
         for where, buffers in _queues(sock):
             queue = _Queue(sock.value_(), name, where, owners)
-            number = 0
             try:
                 for number, buffer in enumerate(buffers):
-                    left -= 1
-                    if number >= _MAX_QUEUE or left <= 0:
-                        break
-                    yield from _fragments(case, buffer, queue, f"buffer {number}")
+                    yield from _fragments(case, buffer, queue, f"buffer {number}", left)
             except (FaultError, LookupError, AttributeError):
                 continue
 
@@ -137,12 +133,16 @@ def _tree(root: Object) -> Iterator[Object]:
             waiting += [node.rb_left.read_(), node.rb_right.read_()]
 
 
-def _fragments(case: Case, buffer: Object, queue: _Queue, which: str) -> Iterator[Holder]:
-    """The fragments of a buffer and of those chained to it."""
-    waiting, seen = [(buffer, which)], 0
-    while waiting and seen < _MAX_CHAINED:
+def _fragments(
+    case: Case, buffer: Object, queue: _Queue, which: str, left: Iterator[int]
+) -> Iterator[Holder]:
+    """The fragments of a buffer and of those chained to it.
+
+    :param left: Has one element for each buffer that may still be looked at.
+    """
+    waiting = [(buffer, which)]
+    while waiting and next(left, None) is not None:
         one, name = waiting.pop()
-        seen += 1
         shared = _shared(one)
         yield from _in_shared(case, one, shared, queue, name)
         # What is chained to it hangs on frag_list, one after the other.

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from .cma import CmaArea
     from .era import Era
+    from .pipe import Pipe
 
 __all__ = ["Boot", "Machine", "Task"]
 
@@ -92,6 +93,7 @@ class Machine:
     :ivar zones: Populated zones of all nodes, by node, lowest first.
     :ivar cpu: The CPU that :attr:`current` runs on.
     :ivar tasks: All tasks.
+    :ivar pipes: All pipes.
     :ivar current: The running task.
     :ivar comms: Names of tasks that page_owner refers to; the first is empty.
     :ivar migratetype: :class:`Migratetype` of each pageblock (index ``pfn >> era.pageblock_order``), uint8.
@@ -121,6 +123,7 @@ class Machine:
         self.cpu = 0
         self.comms = [""]
         self.tasks: list[Task] = []
+        self.pipes: list[Pipe] = []
         self.current = self.new_task("swapper/0", pid=0)
         #: The task that runs what is queued.
         self.kworker = self.current

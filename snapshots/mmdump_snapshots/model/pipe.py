@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from .machine import Machine
+    from .tasks import Task
     from .vma import Vma
 
 __all__ = ["PIPE_DEF_BUFFERS", "Driver", "Pipe"]
@@ -25,14 +26,30 @@ _SIZEOF_PIPE_BUFFER = 40
 class Pipe:
     """``struct pipe_inode_info``: a ring of buffers, each of which holds a reference to a page.
 
+    :param task: Whose it is; None for nobody that has it open.
     :ivar address: Physical address of the array of ``struct pipe_buffer``.
     :ivar buffers: PFN of each page in the pipe, first in first out.
+    :ivar slots: What stands in each slot of the array: the PFN of the page that is or was there, 0 for none.
+    :ivar tail: Buffers that were ever consumed; the first one in use is in this slot, modulo their number.
     """
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, task: Task | None = None) -> None:
         self._machine = machine
+        self.task = task
         self.address = machine.objects.alloc("pipe_buffer", PIPE_DEF_BUFFERS * _SIZEOF_PIPE_BUFFER)
         self.buffers: list[int] = []
+        self.slots = [0] * PIPE_DEF_BUFFERS
+        self.tail = 0
+        machine.pipes.append(self)
+
+    def _add(self, pfn: int) -> None:
+        self.slots[(self.tail + len(self.buffers)) % PIPE_DEF_BUFFERS] = pfn
+        self.buffers.append(pfn)
+
+    def _take(self, count: int) -> list[int]:
+        taken, self.buffers = self.buffers[:count], self.buffers[count:]
+        self.tail += len(taken)
+        return taken
 
     def vmsplice(self, vma: Vma, slot: int, count: int = 1) -> int:
         """``vmsplice()``: put a process's own pages into the pipe, not copies.
@@ -44,7 +61,7 @@ class Pipe:
             if not pfn or len(self.buffers) >= PIPE_DEF_BUFFERS:
                 break
             self._machine.gup.get(pfn)
-            self.buffers.append(pfn)
+            self._add(pfn)
             done += 1
         return done
 
@@ -56,19 +73,21 @@ class Pipe:
         room = self.buffers[: PIPE_DEF_BUFFERS - len(other.buffers)]
         for pfn in room:
             self._machine.gup.get(pfn)
-        other.buffers.extend(room)
+            other._add(pfn)
         return len(room)
 
     def read(self, count: int = 1) -> None:
         """``pipe_read()``: the oldest buffers are consumed (``pipe_buf_release()``)."""
-        taken, self.buffers = self.buffers[:count], self.buffers[count:]
+        taken = self._take(count)
         with calls(self._machine, "generic_pipe_buf_release", "pipe_read", "vfs_read", "ksys_read"):
             for pfn in taken:
                 self._machine.gup.put(pfn)
 
     def release(self) -> None:
         """``free_pipe_info()``: both ends are closed."""
-        taken, self.buffers = self.buffers, []
+        taken = self._take(len(self.buffers))
+        if self in self._machine.pipes:
+            self._machine.pipes.remove(self)
         with calls(
             self._machine,
             "generic_pipe_buf_release",

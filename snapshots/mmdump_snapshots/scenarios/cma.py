@@ -82,7 +82,7 @@ def cma_failure(machine: Machine) -> None:
         machine.task("tar", pid=1377),
     )
     camera = machine.task("camera-hal", pid=1742)
-    probe, driver, pipe = Driver(machine), Driver(machine), Pipe(machine)
+    probe, driver, pipe = Driver(machine), Driver(machine), Pipe(machine, archiver)
     ask = _ask(machine)
 
     with machine.running(prober, "pin_user_pages_fast", "dev_ethtool", *syscall(machine, "ioctl")):

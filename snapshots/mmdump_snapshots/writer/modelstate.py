@@ -25,6 +25,7 @@ from mmdump_snapshots.writer.state import (
     PageColumns,
     PageExtState,
     PinnerState,
+    PipeState,
     Record,
     ReportingState,
     RingState,
@@ -88,6 +89,11 @@ class ModelState(State):
         self.zone_names = tuple(dict.fromkeys(zone.name for zone in machine.zones))
         self.nodes = [self._node(node) for node in machine.nodes]
         self.tasks = [TaskState(task.comm, task.pid, task.tgid) for task in machine.tasks]
+        self.pipes = [
+            PipeState(pipe.task.tgid, pipe.address, tuple(pipe.slots), pipe.tail, len(pipe.buffers))
+            for pipe in machine.pipes
+            if pipe.task is not None
+        ]
         boot = machine.boot
         tags = machine.alloc_tags
         if tags is not None:

@@ -29,6 +29,7 @@ __all__ = [
     "PageColumns",
     "PageExtState",
     "PinnerState",
+    "PipeState",
     "Record",
     "ReportingState",
     "RingState",
@@ -366,6 +367,24 @@ class TaskState:
 
 
 @dataclass(frozen=True)
+class PipeState:
+    """A pipe.
+
+    :ivar pid: The process that has both ends open.
+    :ivar buffers: Physical address of the array of ``struct pipe_buffer``.
+    :ivar slots: What stands in each slot of it: the PFN of the page that is or was there, 0 for none.
+    :ivar tail: Buffers that were ever consumed.
+    :ivar used: Buffers in use.
+    """
+
+    pid: int
+    buffers: int
+    slots: Sequence[int]
+    tail: int
+    used: int
+
+
+@dataclass(frozen=True)
 class ReportingState:
     """Free page reporting.
 
@@ -457,6 +476,7 @@ class State(ABC):
     :ivar slabs: All slabs whose objects the source knows.
     :ivar trace: What ftrace has recorded; None where it was never used, or the source does not know.
     :ivar clock: ``local_clock()``, ns; 0 where the source does not know it.
+    :ivar pipes: Pipes that processes have open.
     """
 
     release: str | None = None
@@ -482,6 +502,7 @@ class State(ABC):
     slabs: Sequence[SlabState] = ()
     trace: TraceState | None = None
     clock: int = 0
+    pipes: Sequence[PipeState] = ()
 
     @property
     def end_pfn(self) -> int:

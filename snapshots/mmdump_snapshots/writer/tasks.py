@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from mmdump_snapshots.writer.files import write_files
 from mmdump_snapshots.writer.state import State, TaskState
 
 if TYPE_CHECKING:
@@ -27,11 +28,14 @@ def write_tasks(arena: Arena, state: State, percpu: PerCpu) -> None:
         if task.pid:
             struct = arena.struct("struct task_struct")
             everyone.append((struct, task))
+    files = write_files(arena, state)
     leaders = {task.pid: struct for struct, task in everyone if task.pid == task.tgid}
     _list_of_leaders(list(leaders.values()))
     pids: dict[int, int] = {}
     for struct, task in everyone:
         _fill(struct, task, leaders.get(task.tgid, struct))
+        if task.tgid in files:
+            struct.maybe("files", files[task.tgid])
         if task.pid:
             pids[task.pid] = _pid(arena, struct, task.pid)
         if struct is init:

@@ -8,6 +8,7 @@ struct super_block;
 struct inode_operations;
 struct address_space_operations;
 struct pipe_buf_operations;
+struct pipe_inode_info;
 struct page;
 
 struct address_space {
@@ -96,6 +97,11 @@ struct inode {
 	atomic_t i_count;
 	struct address_space i_data;
 	struct list_head i_devices;
+	union {
+		struct pipe_inode_info *i_pipe;
+		unsigned long __left_out_others;
+	};
+	unsigned long __left_out_fsnotify[3];
 	void *i_private;
 };
 

@@ -42,6 +42,17 @@ char *saved_command_line;
 struct task_struct init_task;
 static struct signal_struct init_signals;
 
+#pragma file fs/pipe.c
+#pragma section .rodata
+const struct file_operations pipefifo_fops;
+#if KERNEL >= 6.15
+static const struct file_operations pipeanon_fops;
+#endif
+
+#pragma file fs/splice.c
+#pragma section .rodata
+static const struct pipe_buf_operations user_page_pipe_buf_ops;
+
 #pragma file kernel/nsproxy.c
 #pragma section .data
 struct nsproxy init_nsproxy;
