@@ -16,7 +16,7 @@ copyright = author  # noqa: A001 - Sphinx's own word
 version = release = mmdump.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.extlinks", "sphinx_click"]
-exclude_patterns = ["example-plugin"]
+exclude_patterns = ["**/.*"]
 
 # Pages are read on the forge too: plain links between them, and to files beside the documentation.
 myst_heading_anchors = 4

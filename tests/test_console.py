@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,3 +64,22 @@ def test_the_tutorials_other_commands_work(mmdump: Mmdump, tmp_path: Path) -> No
         run = mmdump(*words)
         assert (program, run.status) == ("mmdump", 0), run.err
         assert (tmp_path / words[words.index("-o") + 1]).stat().st_size > 100
+
+
+def test_the_picture_in_readme_is_of_what_the_command_shows(mmdump: Mmdump, tmp_path: Path) -> None:
+    pytest.importorskip("rich._export_format")
+    picture = DOCS / "pictures/pinned.svg"
+    assert "docs/pictures/pinned.svg" in (DOCS.parent / "README.md").read_text()
+    assert mmdump("snapshot", "generate", "cma-failure", "-o", "out").status == 0
+    (tmp_path / "mmdump").write_text(f'#!/bin/sh\nexec {sys.executable} -m mmdump "$@"\n')
+    (tmp_path / "mmdump").chmod(0o755)
+    command = [sys.executable, DOCS / "picture.py", "made.svg", "mmdump", "pinned", "out/vmcore", "--cma"]
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    subprocess.run(command, check=True, cwd=tmp_path, env=os.environ | {"PATH": path})
+    made = (tmp_path / "made.svg").read_text()
+    if os.environ.get(REWRITE):
+        picture.write_text(made)
+    words = re.compile(r">([^<]*)</text>")
+    assert words.findall(picture.read_text()) == words.findall(made)
+    assert len(words.findall(made)) > 30
+    assert "url(" not in made.replace("url(#", "")
