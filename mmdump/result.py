@@ -170,6 +170,11 @@ class Severity(Enum):
     WARNING = "warning"
     PROBLEM = "problem"
 
+    @property
+    def rank(self) -> int:
+        """Its place among severities, the worst first."""
+        return (Severity.PROBLEM, Severity.WARNING, Severity.NOTE).index(self)
+
 
 @dataclass(frozen=True)
 class Finding:

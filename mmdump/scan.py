@@ -321,7 +321,8 @@ def _finish(kernel: Kernel, one: _Run, ranges: Ranges | None) -> Result:
     truncated = kernel.target.dump.truncated if kernel.target.dump is not None else None
     if truncated:
         result = replace(result, notes=[truncated, *result.notes])
-    return replace(result, target=result.target or summarise(kernel.target))
+    findings = sorted(result.findings, key=lambda each: each.severity.rank)
+    return replace(result, findings=findings, target=result.target or summarise(kernel.target))
 
 
 def _only_rows(analysis: Analysis, stream: Schema, error: Exception) -> Result:

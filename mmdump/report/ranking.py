@@ -7,11 +7,10 @@ from collections.abc import Iterable, Sequence
 from mmdump.document import Section, Told
 from mmdump.errors import MmdumpError
 from mmdump.render import Query
-from mmdump.result import Finding, Result, Severity, Table
+from mmdump.result import Finding, Result, Table
 
 __all__ = ["ranked"]
 
-_SEVERITIES = (Severity.PROBLEM, Severity.WARNING, Severity.NOTE)
 #: Evidence rows that are kept of a finding.
 _EVIDENCE = 10
 #: Where invariants are broken nothing else is sure: these come before all else of their severity.
@@ -21,7 +20,7 @@ _FIRST = "check"
 def ranked(sections: Sequence[Section]) -> list[Told]:
     """Findings by severity, then in order of sections; what two sections tell of one thing is told once."""
     found = [
-        (_SEVERITIES.index(finding.severity), section.name != _FIRST, order, index, section, finding)
+        (finding.severity.rank, section.name != _FIRST, order, index, section, finding)
         for order, section in enumerate(sections)
         if section.result is not None
         for index, finding in enumerate(section.result.findings)

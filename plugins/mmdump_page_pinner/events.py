@@ -353,8 +353,8 @@ def _findings(kernel: Kernel, events: pl.DataFrame) -> list[Finding]:
             Finding(
                 "holders-puts",
                 Severity.NOTE,
-                f"Users let go of {pages} page{'s' if pages != 1 else ''} that had been in the way, and had held "
-                f"{'them' if pages != 1 else 'it'} until then: {whose}.",
+                f"Users let go of {pages} page{'s' if pages != 1 else ''} that had been in the way, and had "
+                f"held {'them' if pages != 1 else 'it'} until then: {whose}.",
                 "events",
                 "ring = 'failures' AND by = 'user'",
             )
