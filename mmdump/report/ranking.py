@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from mmdump.document import Section, Told
 from mmdump.errors import MmdumpError
 from mmdump.render import Query
-from mmdump.result import Finding, Result, Table
+from mmdump.result import Finding, Table
 
 __all__ = ["ranked"]
 
@@ -53,8 +53,3 @@ def _rows(table: Table, where: str | None) -> tuple[Table | None, int]:
         return Query.parse(where, None, None, _EVIDENCE).first(table)
     except MmdumpError:
         return None, 0
-
-
-def results_of(sections: Iterable[Section]) -> list[Result]:
-    """The results that there are."""
-    return [section.result for section in sections if section.result is not None]
