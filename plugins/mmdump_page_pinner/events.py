@@ -191,14 +191,14 @@ def _areas(kernel: Kernel, pfn: np.ndarray) -> pl.Series:
 
 
 def _date_puts(events: pl.DataFrame) -> pl.DataFrame:
-    """When puts were: so long after the failure of that page that came before, if no free was between.
+    """When puts were: so long after the failure of that page that came before.
 
     Only where that lies between the times of the records around it.
     """
     state, time = pl.col("state"), pl.col("time_nsec").cast(pl.Int64)
-    since = pl.when(state == "failure detected").then(time).when(state == "freed").then(-1)
+    since = pl.when(state == "failure detected").then(time)
     dated = events.reverse().with_columns(since.forward_fill().over("pfn").alias("since"))
-    when = pl.when(pl.col("since") >= 0).then(pl.col("since") + pl.col("elapsed_nsec").cast(pl.Int64))
+    when = pl.col("since") + pl.col("elapsed_nsec").cast(pl.Int64)
     dated = dated.with_columns(
         when.alias("when"), time.forward_fill().alias("before"), time.backward_fill().alias("after")
     )
@@ -322,6 +322,11 @@ def failed_puts(events: pl.DataFrame) -> pl.DataFrame:
     return events.filter((pl.col("ring") == FAILURES) & (pl.col("by") == "user"))
 
 
+def _pages(events: pl.DataFrame) -> str:
+    count = events["pfn"].n_unique()
+    return f"{count} page{'s' if count != 1 else ''}"
+
+
 def _findings(kernel: Kernel, events: pl.DataFrame) -> list[Finding]:
     findings = []
     failed = events.filter(pl.col("state") == "failure detected")
@@ -333,12 +338,11 @@ def _findings(kernel: Kernel, events: pl.DataFrame) -> list[Finding]:
             .first()
         )
         still = int((last["state"] == "failure detected").sum())
-        pages = failed["pfn"].n_unique()
         findings.append(
             Finding(
                 "migration-failed",
                 Severity.PROBLEM if still else Severity.NOTE,
-                f"{pages} page{'s' if pages != 1 else ''} could not be migrated for a contiguous allocation; "
+                f"{_pages(failed)} could not be migrated for a contiguous allocation; "
                 f"{still} of them {'has' if still == 1 else 'have'} not been freed since.",
                 "events",
                 "state = 'failure detected'",
@@ -348,13 +352,11 @@ def _findings(kernel: Kernel, events: pl.DataFrame) -> list[Finding]:
     if len(puts):
         named = puts["holder"].value_counts(sort=True).head(_NAMED)
         whose = ", ".join(f"{holder} ({count})" for holder, count in named.iter_rows())
-        pages = puts["pfn"].n_unique()
         findings.append(
             Finding(
                 "holders-puts",
                 Severity.NOTE,
-                f"Users let go of {pages} page{'s' if pages != 1 else ''} that had been in the way, and had "
-                f"held {'them' if pages != 1 else 'it'} until then: {whose}.",
+                f"Users let go of {_pages(puts)} after a contiguous allocation had failed there: {whose}.",
                 "events",
                 "ring = 'failures' AND by = 'user'",
             )

@@ -186,7 +186,6 @@ def written(kernel: Kernel, ring: Ring) -> Written:
         empty = ring.readable & ~(slots.view(np.uint8).reshape(ring.size, -1).any(axis=1))
         rows = rows[~empty]
     else:
-        possible &= slots["handle"] != 0
         certain = ring.index
         # Where what is beyond begins to be impossible, nobody wrote yet.
         beyond = np.flatnonzero(~possible[certain:])

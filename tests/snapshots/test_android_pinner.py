@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import drgn
@@ -198,6 +199,18 @@ def test_a_put_is_dated_by_the_failure_before_it(name):
     assert len(times) == 5
 
 
+def test_a_put_whose_date_cannot_be_true_has_none():
+    """It would lie behind what was recorded after it."""
+    kernel = kernel_of("B2")
+    machine, pinner = boot(kernel)
+    in_the_way(machine, pinner, 3)
+    pinner.failures.slots[1] = replace(pinner.failures.slots[1], usec=60_000_000)
+    events = Decoded(machine, kernel).analysis("pinner-events").tables["events"].frame
+    puts = events.filter(events["state"] == "put")
+    assert puts["elapsed_nsec"].to_list()[-1] == 60_000_000_000
+    assert [time is None for time in puts["time_nsec"].to_list()] == [False, False, True]
+
+
 def test_who_let_go_of_a_page_is_told_from_the_migration_by_the_call_chain():
     kernel = kernel_of("B2")
     machine, pinner = boot(kernel)
@@ -208,9 +221,7 @@ def test_who_let_go_of_a_page_is_told_from_the_migration_by_the_call_chain():
     assert sorted(by) == [("failure detected", "migration", 4), ("put", "user", 4)]
     assert set(events.filter(events["by"] == "user")["holder"]) == {"pipe"}
     [let_go] = [finding.message for finding in result.findings if finding.key == "holders-puts"]
-    assert (
-        let_go == "Users let go of 4 pages that had been in the way, and had held them until then: pipe (4)."
-    )
+    assert let_go == "Users let go of 4 pages after a contiguous allocation had failed there: pipe (4)."
     assert {finding.key for finding in result.findings} == {"migration-failed", "holders-puts"}
     [failed] = [finding for finding in result.findings if finding.key == "migration-failed"]
     assert failed.message.startswith("4 pages could not be migrated")
