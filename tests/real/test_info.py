@@ -57,8 +57,11 @@ def test_the_log_is_what_dmesg_printed(kernel: Kernel, sample: Sample) -> None:
     assert ours[::-1] == [(each.timestamp, each.text) for each in get_printk_records(kernel.target.prog)]
 
 
-def test_nothing_is_incomplete_and_all_analyses_can_run(found: Result) -> None:
+def test_nothing_is_incomplete_and_the_analyses_of_such_a_kernel_can_run(found: Result) -> None:
     assert not found.incomplete
-    assert found.tables["analyses"].frame["runs"].all()
+    analyses = found.tables["analyses"].frame
+    cannot = analyses.filter(~analyses["runs"])["analysis"].to_list()
+    # This kernel profiles no allocations, and is not Android's.
+    assert set(cannot) <= {"alloc-tags", "pinner-events"}
     clients = {row["client"]: row for row in found.tables["page_ext"].frame.iter_rows(named=True)}
     assert clients["page_owner"]["state"] == "on"
