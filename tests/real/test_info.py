@@ -57,8 +57,10 @@ def test_the_log_is_what_dmesg_printed(kernel: Kernel, sample: Sample) -> None:
     assert ours[::-1] == [(each.timestamp, each.text) for each in get_printk_records(kernel.target.prog)]
 
 
-def test_nothing_is_incomplete_and_all_analyses_can_run(found: Result) -> None:
+def test_nothing_is_incomplete_and_all_analyses_can_run_but_those_it_has_nothing_for(found: Result) -> None:
     assert not found.incomplete
-    assert found.tables["analyses"].frame["runs"].all()
+    analyses = found.tables["analyses"].frame
+    # Android's page pinner it has not, and memory allocation profiling is off.
+    assert set(analyses.filter(~analyses["runs"])["analysis"]) == {"alloc-tags", "pinner-events"}
     clients = {row["client"]: row for row in found.tables["page_ext"].frame.iter_rows(named=True)}
     assert clients["page_owner"]["state"] == "on"
