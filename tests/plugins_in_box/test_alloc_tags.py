@@ -21,10 +21,10 @@ from mmdump_alloc_tags.notes import tag_notes
 from mmdump_page_owner import PAGE_OWNER
 from mmdump_snapshots.kernels import profile
 from mmdump_snapshots.model import Boot, Machine
-from mmdump_snapshots.model.gfp import GFP_KERNEL
+from mmdump_snapshots.model.gfp import GFP_KERNEL, Gfp
 from mmdump_snapshots.model.pages import PageType
 from mmdump_snapshots.scenarios import SCENARIOS
-from mmdump_snapshots.writer.image import Image, build
+from mmdump_snapshots.writer.image import Image, build, build_state
 from mmdump_snapshots.writer.tags import INACCURATE, MODULE, MODULE_FILE, MODULE_FUNCTIONS, line_of, sites
 from tests.snapshots.machines import PROFILES
 
@@ -313,3 +313,27 @@ def test_references_to_nothing_are_counted_apart() -> None:
     parts = {row["part"]: row["count"] for row in result.tables["sums"].frame.to_dicts()}
     assert parts["unknown tag"] == parts["exempt"] == 1
     assert [finding.key for finding in result.findings if "unknown" in finding.key] == ["alloc-tags-unknown"]
+
+
+def test_without_page_owner_blocks_that_are_no_compound_pages_are_said_to_be_uncounted() -> None:
+    machine = Machine(profile("6.12").era, memory=64 << 20, boot=Boot(mem_profiling=True, page_owner=False))
+    with machine.running(machine.task("worker"), "pipe_write", "vfs_write"):
+        machine.alloc_pages(3, GFP_KERNEL)
+        machine.alloc_pages(3, GFP_KERNEL | Gfp.COMP)
+    result = run_one(_kernel(machine, "6.12"), AllocTagsAnalysis())
+    row = _rows(result)["pipe_write"]
+    assert (row["bytes"], row["calls"], row["pages"], row["not_found"]) == (65536, 2, 9, 7 * 4096)
+    assert any("Without page_owner" in note for note in result.notes)
+    assert "alloc-tags-not-found" in {finding.key for finding in result.findings}
+
+
+def test_counts_that_are_less_than_what_there_is_are_a_warning() -> None:
+    image = _image()
+    state = image.state.tags
+    assert state is not None
+    state.bytes[0][list(state.functions).index("pipe_write")] -= 8192  # type: ignore[index]
+    result = run_one(_opened(build_state(image.state, image.profile, image.addresses)), AllocTagsAnalysis())
+    row = _rows(result)["pipe_write"]
+    assert (row["pages"], row["not_found"]) == (50, -8192)
+    [finding] = [each for each in result.findings if each.key == "alloc-tags-uncounted"]
+    assert "8.0 KiB less" in finding.message
