@@ -34,7 +34,7 @@ def _record(version: tuple[int, int]) -> re.Pattern[str]:
     return re.compile(
         rf"{first}\n{pfn} type (?P<type>\w+) Block (?P<block>\d+) type (?P<block_type>\w+) Flags {flags}\n"
         r"(?P<stack>(?: .+\n)*)(?:Page has been migrated, last migrate reason: (?P<reason>\w+)\n)?"
-        r"(?P<memcg>Charged .*\n)?\n"
+        r"(?P<slab>Slab cache page\n)?(?P<memcg>Charged .*\n)?\n"
     )
 
 
@@ -79,6 +79,10 @@ def check_page_owner_file(decoded: Decoded) -> None:
         assert int(match["flags"], 16) & everything == words[pfn] & everything
         assert _same_reason(match["reason"], int(record["migrate_reason"]))
         assert match["memcg"] is None
+        # A slab whose objects have extensions, as each has that is made while memory is profiled.
+        if match["slab"] is not None:
+            assert decoded.machine.alloc_tags is not None
+            assert decoded.machine.pages.type[pfn] == PageType.SLAB
         frames = truth.stacks[int(record["handle"])]
         if stacks.setdefault(match["stack"], frames) is not frames:
             assert stacks[match["stack"]] == frames
