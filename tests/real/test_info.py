@@ -57,19 +57,11 @@ def test_the_log_is_what_dmesg_printed(kernel: Kernel, sample: Sample) -> None:
     assert ours[::-1] == [(each.timestamp, each.text) for each in get_printk_records(kernel.target.prog)]
 
 
-<<<<<<< HEAD
 def test_nothing_is_incomplete_and_the_analyses_of_such_a_kernel_can_run(found: Result) -> None:
     assert not found.incomplete
     analyses = found.tables["analyses"].frame
     cannot = analyses.filter(~analyses["runs"])["analysis"].to_list()
     # This kernel profiles no allocations, and is not Android's.
     assert set(cannot) <= {"alloc-tags", "pinner-events"}
-=======
-def test_nothing_is_incomplete_and_all_analyses_can_run_but_those_it_has_nothing_for(found: Result) -> None:
-    assert not found.incomplete
-    analyses = found.tables["analyses"].frame
-    # Android's page pinner it has not, and memory allocation profiling is off.
-    assert set(analyses.filter(~analyses["runs"])["analysis"]) == {"alloc-tags", "pinner-events"}
->>>>>>> alloctags
     clients = {row["client"]: row for row in found.tables["page_ext"].frame.iter_rows(named=True)}
     assert clients["page_owner"]["state"] == "on"
