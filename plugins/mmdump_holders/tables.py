@@ -115,7 +115,8 @@ def report(kernel: Kernel, sought: pl.DataFrame, answer: Answer, own: Own) -> Re
     searched = answer.searched
     if searched.missing:
         found.notes.append(
-            f"{searched.missing} of {searched.wanted} pages of kernel memory are not in the dump: "
+            f"{searched.missing} of {searched.wanted} pages of kernel memory "
+            f"{'could not be read' if kernel.target.live else 'are not in the dump'}: "
             "what they hold is unknown."
         )
     if not own.complete:
