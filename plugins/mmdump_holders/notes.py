@@ -72,5 +72,5 @@ def _words(row: Mapping[str, Any]) -> str:
     """``held by pid 70 (work), fd 4: buffer 8 of 16, pipe:[113], at 0x... in slab kmalloc-cg-1k``."""
     by = f"held by {row['held_by']}: " if row["held_by"] else ""
     said = ", ".join(each for each in (row["what"], row["name"]) if each)
-    where = f"at {row['address']:#x} in {row['place']} {row['place_name']}".rstrip()
+    where = f"at {row['address']:#x} in {row['place']} {row['place_name'] or ''}".rstrip()
     return f"{by}{said}{', ' if said else ''}{where}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmdump.kernel.arrays import I64, U64, Bools
+from mmdump.kernel.arrays import I64, U8, U64, Bools
 from mmdump.kernel.layout import byteorder
 from mmdump.malloc import keep_freed_memory
 from mmdump.target.coverage import PhysStatus
@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     import polars as pl
 
     from mmdump.kernel import Kernel
+    from mmdump.target import Reader
 
 __all__ = ["Found", "Searched", "Span", "search"]
 
 #: Bytes that are read at once. What a pass over them needs stays in the caches.
 BLOCK = 1 << 20
-#: Pages between two runs that are read with them (and their hits dropped): a read costs as much.
-_GAP = 4
+#: Pages whose presence in the dump is asked at once.
+_WINDOW = 1 << 14
 #: Hits that are kept; more are counted. A dump may consist of nothing but the address that is sought.
 MAX_HITS = 1 << 18
 #: Entries of the table that says which parts of a span anything is sought in.
@@ -173,29 +174,30 @@ def search(
     scratch, test = np.empty(BLOCK // 8, np.uint64), np.empty(BLOCK // 8, bool)
     shift, page_size = kernel.target.page_shift, kernel.target.page_size
     kept = done = 0
-    for block in _blocks(kernel, runs, result) if filters else ():
-        chunk = kernel.target.reader.read_physical(block.start << shift, block.pages << shift)
-        wanted = int(np.count_nonzero(block.wanted))
-        good_pages = block.wanted
-        if not chunk.complete:
-            lost = int(np.count_nonzero((chunk.status != ReadStatus.READ) & block.wanted))
-            good_pages = block.wanted & (chunk.status <= ReadStatus.ZERO_FILLED)
-            result.missing += lost
-            result.read -= lost
-        result.read += wanted
-        words: Any = chunk.data.view(word)
+    buffer = np.empty(BLOCK, np.uint8)
+    for batch in _batches(kernel, runs, result) if filters else ():
+        data, lost = batch.read(kernel.target.reader, shift, buffer)
+        result.read += batch.pages
+        if lost is not None:
+            count = int(np.count_nonzero(lost))
+            result.missing += count
+            result.read -= count
+        words: Any = data.view(word)
         for each in filters:
             at, value, following, index = each.look(words, scratch, test)
             if not len(at):
                 continue
-            good = good_pages[at // (page_size // 8)]
-            if kept + len(at) > MAX_HITS:
-                result.dropped += int(good.sum())
+            page, inside = np.divmod(at, page_size // 8)
+            if lost is not None:
+                good = ~lost[page]
+                page, inside = page[good], inside[good]
+                value, following, index = value[good], following[good], index[good]
+            if kept + len(page) > MAX_HITS:
+                result.dropped += len(page)
                 continue
-            kept += int(good.sum())
-            where = (at[good] * 8) + (block.start << shift)
-            each.hits.append((where, value[good], following[good], index[good]))
-        done += wanted
+            kept += len(page)
+            each.hits.append(((batch.pfn(page) << shift) + inside * 8, value, following, index))
+        done += batch.pages
         if progress is not None:
             progress(done, result.wanted)
     for each in filters:
@@ -213,67 +215,98 @@ def _joined(hits: list[tuple[I64, U64, U64, I64]]) -> Found:
 
 
 @dataclass(frozen=True)
-class _Block:
-    """Pages read at once.
+class _Batch:
+    """Pieces of memory that are searched together: what a search costs whatever its length is paid once.
 
-    :param wanted: Which of them are to be searched.
+    :param start: First PFN of each piece, ascending.
+    :param before: Pages of the pieces before each.
+    :param pages: Pages of all.
     """
 
-    start: int
+    start: Sequence[int]
+    before: Sequence[int]
     pages: int
-    wanted: Bools
+
+    def read(self, reader: Reader, shift: int, buffer: U8) -> tuple[U8, Bools | None]:
+        """Their bytes, one after the other, and which pages could not be read; None for that when all could.
+
+        :param buffer: Where several pieces are put together.
+        """
+        if len(self.start) == 1:
+            chunk = reader.read_physical(self.start[0] << shift, self.pages << shift)
+            return chunk.data, None if chunk.complete else chunk.status != ReadStatus.READ
+        lost: Bools | None = None
+        ends = [*self.before[1:], self.pages]
+        for start, low, high in zip(self.start, self.before, ends, strict=True):
+            chunk = reader.read_physical(start << shift, (high - low) << shift)
+            buffer[low << shift : high << shift] = chunk.data
+            if not chunk.complete:
+                lost = np.zeros(self.pages, bool) if lost is None else lost
+                lost[low:high] = chunk.status != ReadStatus.READ
+        return buffer[: self.pages << shift], lost
+
+    def pfn(self, page: I64) -> I64:
+        """The PFNs of pages by their place in the batch."""
+        before = np.array(self.before, np.int64)
+        piece = np.searchsorted(before, page, "right") - 1
+        pfn: I64 = np.array(self.start, np.int64)[piece] + page - before[piece]
+        return pfn
 
 
-def _blocks(kernel: Kernel, runs: pl.DataFrame, result: Searched) -> Iterator[_Block]:
-    """The runs in blocks: short gaps between them are read too, and what is not in the dump is left out."""
-    size = BLOCK >> kernel.target.page_shift
+def _batches(kernel: Kernel, runs: pl.DataFrame, result: Searched) -> Iterator[_Batch]:
+    """The pieces to search, as many together as fill a block."""
+    most = BLOCK >> kernel.target.page_shift
+    starts: list[int] = []
+    before: list[int] = []
+    pages = 0
+    for first, count in _pieces(kernel, runs, result):
+        start, left = first, count
+        while left:
+            part = min(left, most - pages)
+            starts.append(start)
+            before.append(pages)
+            start, left, pages = start + part, left - part, pages + part
+            if pages == most:
+                yield _Batch(starts, before, pages)
+                starts, before, pages = [], [], 0
+    if pages:
+        yield _Batch(starts, before, pages)
+
+
+def _pieces(kernel: Kernel, runs: pl.DataFrame, result: Searched) -> Iterator[tuple[int, int]]:
+    """The runs as far as they are in the dump: (first PFN, pages). What is not there is counted."""
     dump = kernel.target.dump
     coverage = dump.coverage if dump is not None else None
     if coverage is not None and coverage.page_size != kernel.target.page_size:
         coverage = None
     start = runs["start"].to_numpy()
     end = start + runs["pages"].to_numpy()
-    if not len(start):
-        return
-    # Runs in groups, within which gaps are short; then blocks of each group.
-    apart = np.flatnonzero(start[1:] - end[:-1] > _GAP) + 1
-    first_of = np.concatenate(([0], apart))
-    last_of = np.concatenate((apart, [len(start)])) - 1
-    for first, last in zip(first_of.tolist(), last_of.tolist(), strict=True):
-        at, stop = int(start[first]), int(end[last])
-        while at < stop:
-            pages = min(size - at % size, stop - at)
-            wanted = _inside(start, end, at, pages, first, last)
-            known = None if coverage is None else coverage.status(at, pages)
-            if known is None or not known.any():
-                # PhysStatus.PRESENT, all of them.
-                yield _Block(at, pages, wanted)
-            else:
-                there = known == PhysStatus.PRESENT
+    run = 0
+    while run < len(start):
+        at = int(start[run]) // _WINDOW * _WINDOW
+        while True:
+            wanted = _inside(start, end, at)
+            if coverage is not None:
+                known = coverage.status(at, _WINDOW)
                 # What is no memory at all cannot be missing.
-                result.wanted -= int((wanted & (known == PhysStatus.ABSENT)).sum())
-                result.missing += int((wanted & ~there & (known != PhysStatus.ABSENT)).sum())
-                yield from _present(at, wanted, there)
-            at += pages
+                absent = wanted & (known == PhysStatus.ABSENT)
+                result.wanted -= int(np.count_nonzero(absent))
+                there = wanted & (known == PhysStatus.PRESENT)
+                result.missing += int(np.count_nonzero(wanted & ~absent & ~there))
+                wanted = there
+            edges = np.flatnonzero(np.diff(np.concatenate(([False], wanted, [False])).astype(np.int8)))
+            yield from zip((at + edges[::2]).tolist(), (edges[1::2] - edges[::2]).tolist(), strict=True)
+            at += _WINDOW
+            # The next window that a run reaches into; a long run reaches into many.
+            run = int(np.searchsorted(end, at, "right"))
+            if run == len(start) or start[run] >= at:
+                break
 
 
-def _inside(start: I64, end: I64, at: int, pages: int, first: int, last: int) -> Bools:
-    """Which of the pages [at, at + pages) lie in one of the runs [first, last]."""
-    low = first + int(np.searchsorted(end[first : last + 1], at, "right"))
-    high = first + int(np.searchsorted(start[first : last + 1], at + pages, "left"))
-    if high - low > 1:
-        edges = np.zeros(pages + 1, np.int32)
-        np.add.at(edges, np.maximum(start[low:high] - at, 0), 1)
-        np.add.at(edges, np.minimum(end[low:high] - at, pages), -1)
-        return np.cumsum(edges[:-1]) > 0
-    inside = np.zeros(pages, bool)
-    if high > low:
-        inside[max(int(start[low]) - at, 0) : int(end[low]) - at] = True
-    return inside
-
-
-def _present(at: int, wanted: Bools, there: Bools) -> Iterator[_Block]:
-    """A block without what is not in the dump, which reads as a fault, or as zeros."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([False], there & wanted, [False])).astype(np.int8)))
-    for low, high in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
-        yield _Block(at + low, high - low, np.ones(high - low, bool))
+def _inside(start: I64, end: I64, at: int) -> Bools:
+    """Which pages of the window that begins at ``at`` lie in a run."""
+    low, high = int(np.searchsorted(end, at, "right")), int(np.searchsorted(start, at + _WINDOW, "left"))
+    edges = np.zeros(_WINDOW + 1, np.int32)
+    np.add.at(edges, np.maximum(start[low:high] - at, 0), 1)
+    np.add.at(edges, np.minimum(end[low:high] - at, _WINDOW), -1)
+    return np.cumsum(edges[:-1]) > 0

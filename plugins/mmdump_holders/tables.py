@@ -115,7 +115,8 @@ def report(kernel: Kernel, sought: pl.DataFrame, answer: Answer, own: Own) -> Re
     searched = answer.searched
     if searched.missing:
         found.notes.append(
-            f"{searched.missing} of {searched.wanted} pages of kernel memory are not in the dump: "
+            f"{searched.missing} of {searched.wanted} pages of kernel memory "
+            f"{'could not be read' if kernel.target.live else 'are not in the dump'}: "
             "what they hold is unknown."
         )
     if not own.complete:
@@ -167,9 +168,9 @@ def _row(holder: Holder) -> tuple[Any, ...]:
         hit.folio,
         holder.state.value,
         holder.kind,
-        held_by(holder),
-        holder.what,
-        holder.name,
+        held_by(holder) or None,
+        holder.what or None,
+        holder.name or None,
         holder.references,
         holder.counted.value,
         first.pid if first else None,
@@ -178,9 +179,9 @@ def _row(holder: Holder) -> tuple[Any, ...]:
         holder.object or None,
         hit.address,
         place.kind,
-        place.name,
+        place.name or None,
         hit.address - place.start if place.start else None,
-        place.why,
+        place.why or None,
         hit.pfn,
         hit.form,
         hit.value,
