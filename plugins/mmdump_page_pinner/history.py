@@ -8,7 +8,7 @@ that is held and has no put of another's is held by a get that is older than the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -46,11 +46,11 @@ TIMELINES = Schema(
     (
         Column("pfn", Kind.PFN, "the page"),
         Column("state", Kind.TEXT, "held, released, unknown; or gone: neither held nor marked any more"),
+        Column("allocated", Kind.NSEC, "when it was allocated"),
         Column("story", Kind.TEXT, "what happened to it"),
         Column("cma_area", Kind.TEXT, "CMA area it lies in", in_text=False),
         Column("owner", Kind.TEXT, "name and PID of the task that allocated it", in_text=False),
         Column("stack_id", Kind.ID, "call chain that allocated it", in_text=False),
-        Column("allocated", Kind.NSEC, "when it was allocated", in_text=False),
         Column("failures", Kind.COUNT, "migrations that failed at it", in_text=False),
         Column("first_failure", Kind.NSEC, "the first", in_text=False),
         Column("last_failure", Kind.NSEC, "the last", in_text=False),
@@ -218,36 +218,35 @@ def timeline_table(timelines: pl.DataFrame) -> Table:
     return Table(TIMELINES, frame.with_columns(stories.alias("story")).select(TIMELINES.names))
 
 
-def story(row: Mapping[str, object]) -> str:
+def story(row: Mapping[str, Any]) -> str:
     """What happened to one page, as a reader would tell it."""
     parts = []
-    if row["allocated"] is not None:
-        owner = f" by {row['owner']}" if row["owner"] else ""
-        parts.append(f"allocated at {seconds(row['allocated'])}{owner}")
-    failures = int(str(row["failures"]))
-    if failures:
+    if row["failures"]:
+        asked = f" of {row['asked_by']}" if row["asked_by"] else ""
         when = span(row["first_failure"], row["last_failure"])
-        asked = f", asked for by {row['asked_by']}" if row["asked_by"] else ""
-        parts.append(f"blocked {counted(failures, 'attempt')} {when}{asked}")
-    own, users = int(str(row["migration_puts"])), int(str(row["user_puts"]))
-    others = int(str(row["other_puts"])) - users
+        parts.append(f"blocked {counted(row['failures'], 'attempt')}{asked} {when}")
+    own, users = row["migration_puts"], row["user_puts"]
+    others = row["other_puts"] - users
+    puts = []
     if own:
-        parts.append(f"{counted(own, 'put')} by the migration itself")
+        puts.append(f"{counted(own, 'time')} by the migration itself")
     if others:
-        parts.append(f"{counted(others, 'put')} by the kernel's own housekeeping")
+        puts.append(f"{counted(others, 'time')} by the kernel's housekeeping")
     if users:
         by = f" by {row['put_by']}" if row["put_by"] else ""
         more = f", the last of {users}" if users > 1 else ""
         holder = f" ({row['holder']})" if row["holder"] else ""
-        parts.append(f"put at {seconds(row['last_put'])}{by} of {row['put_who']}{holder}{more}")
+        puts.append(f"at {seconds(row['last_put'])}{by} of {row['put_who']}{holder}{more}")
+    if puts:
+        parts.append("put " + ", ".join(puts))
     if row["last_get"] is not None:
         by = f" by {row['get_by']}" if row["get_by"] else ""
         parts.append(f"last got at {seconds(row['last_get'])}{by}")
-    if row["state"] == "held":
-        since = "no other put since" if failures and not users else "and something still holds it"
-        parts.append(since)
-    elif not users and row["state"] == "released":
-        parts.append("let go by no put that the trace has")
+    if not users:
+        since = " since" if row["failures"] else ""
+        parts.append(f"by no other{since}" if puts else f"no put{since}")
+    elif row["state"] == "held":
+        parts.append("something still holds it")
     return "; ".join(parts)
 
 

@@ -14,6 +14,7 @@ import polars as pl
 
 from mmdump.errors import IncompleteError, UnsupportedError
 from mmdump_page_pinner.calls import function_names
+from mmdump_page_pinner.marks import why_no_marks
 from mmdump_trace import read_events, why_no_trace
 
 if TYPE_CHECKING:
@@ -84,14 +85,18 @@ def no_witnesses(notes: Sequence[str] = (), incomplete: Sequence[str] = ()) -> W
 
 
 def read_witnesses(kernel: Kernel) -> Witnesses:
-    """Read them from the dump's ring buffers. Does not raise: what is missing is said."""
+    """Read them from the dump's ring buffers. Does not raise: what is missing is said.
+
+    Of a kernel without a page pinner nothing is said: that has no history is no news.
+    """
+    pinner = why_no_marks(kernel) is None
     reason = why_no_trace(kernel.target.prog)
     if reason is not None:
-        return no_witnesses([f"No history: {reason}."])
+        return no_witnesses([f"No history: {reason}."] if pinner else [])
     try:
         found = read_events(kernel, _PATTERNS)
     except UnsupportedError as error:
-        return no_witnesses([f"No history: {error.message}."])
+        return no_witnesses([f"No history: {error.message}."] if pinner else [])
     except IncompleteError as error:
         return no_witnesses(incomplete=[f"no history: {error.message}"])
     chains = [tuple(kernel.symbols.text(address) for address in chain) for chain in found.stacks]
@@ -117,12 +122,15 @@ def read_witnesses(kernel: Kernel) -> Witnesses:
         .alias("reason"),
         pl.col("stack").alias("chain"),
     )
+    notes = list(found.notes)
+    if pinner and not len(rows):
+        notes.append("No history: the ring buffers hold no event of the page pinner.")
     return Witnesses(
         rows.filter(pl.col("pfn").is_not_null()).cast(WITNESS_TYPES),
         chains,
         [function_names(chain) for chain in chains],
         overrun=found.overrun,
-        notes=found.notes,
+        notes=notes if pinner or len(rows) else (),
         incomplete=[f"trace: {each}" for each in found.incomplete],
     )
 

@@ -186,30 +186,36 @@ class _CpuReader:
 
     def _follow(self, buffer: Any) -> tuple[list[tuple[int, int]], int]:
         """The ring as (``struct buffer_page``, its sub-buffer), and where in that the head is."""
-        most = min(int(buffer["nr_pages"]), _MOST_PAGES)
+        count = int(buffer["nr_pages"])
+        best: tuple[list[tuple[int, int]], int | None, bool] = ([], None, False)
+        # Any page of the ring leads to all others, where it is whole.
         for name in ("pages", "head_page", "commit_page", "tail_page"):
-            start = int(buffer[name]) & ~_FLAGS
-            forward, head, whole = self._walk(start, most, "next")
-            if forward:
+            found, head, whole = self._around(int(buffer[name]) & ~_FLAGS, min(count, _MOST_PAGES))
+            if len(found) > len(best[0]):
+                best = found, head, whole
+            if len(found) == count:
                 break
-        found = forward
-        if not whole:
-            # What comes before where the list is torn can be reached from its other end.
-            backward, _, _ = self._walk(start, most - len(forward), "prev")
-            known = {address for address, _ in forward}
-            rest = [each for each in backward if each[0] not in known]
-            found = rest[::-1] + forward
-            self._problem(
-                f"its list of {int(buffer['nr_pages'])} pages is torn: {len(found)} of them could be found"
-            )
+        found, head, whole = best
+        if len(found) != count or not whole:
+            self._problem(f"its list of {count} pages is torn: {len(found)} of them could be found")
         addresses = [address for address, _ in found]
-        if head is None or head not in addresses:
+        if head not in addresses:
             head = int(buffer["head_page"])
         if head not in addresses:
             if found:
                 self._problem("the head of its list is unknown: the order of its events is uncertain")
             return found, 0
         return found, addresses.index(head)
+
+    def _around(self, start: int, most: int) -> tuple[list[tuple[int, int]], int | None, bool]:
+        """All pages that one leads to, in order, the one that is marked as the head, whether it closed."""
+        found, head, whole = self._walk(start, most, "next")
+        if not whole and found:
+            # What comes before where the list is torn can be reached from its other end.
+            backward, _, _ = self._walk(start, most - len(found), "prev")
+            known = {address for address, _ in found}
+            found = [each for each in backward if each[0] not in known][::-1] + found
+        return found, head, whole
 
     def _walk(self, start: int, most: int, direction: str) -> tuple[list[tuple[int, int]], int | None, bool]:
         """Follow the list one way: pages found, the one that is marked as the head, whether it closed."""
