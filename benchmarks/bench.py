@@ -20,7 +20,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from mmdump.result import Schema
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -45,6 +50,52 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+class Nowhere:
+    """A sink that wants every row and keeps none."""
+
+    satisfied = False
+
+    def needs(self, schema: Schema) -> frozenset[str]:
+        """All columns."""
+        return frozenset(schema.names)
+
+    def begin(self, schema: Schema) -> None:
+        """Nothing to begin."""
+
+    def rows(self, frame: pl.DataFrame) -> None:
+        """They are forgotten."""
+
+
+def cpu(work: Callable[[], object]) -> float:
+    """Seconds of the processor that a call takes."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def offered(names: list[str]) -> tuple[Any, dict[str, Callable[[], Any]]]:
+    """The plugins, and how to make each analysis that is wanted: all that read pages, and `check`.
+
+    Only where they are named those that no report has: they ask for pages first, or export all of them.
+    """
+    from mmdump.checking import CheckRun
+    from mmdump.plugins import load_plugins
+
+    plugins = load_plugins(disabled=["*"])
+    made: dict[str, Callable[[], Any]] = {
+        name: kind for name, kind in plugins.analyses().items() if kind.scans
+    }
+    made["check"] = lambda: CheckRun(plugins.checks())
+    unknown = [name for name in names if name not in made]
+    if unknown:
+        raise SystemExit(f"no analysis named {', '.join(unknown)} reads pages; there are {', '.join(made)}")
+    return plugins, {
+        name: make
+        for name, make in made.items()
+        if (name in names if names else name == "check" or plugins.analyses()[name].in_report)
+    }
+
+
 def opened(options: argparse.Namespace) -> tuple[Any, Any]:
     """The kernel of the dump, and the analyses."""
     from mmdump.kernel import Kernel
@@ -56,13 +107,13 @@ def opened(options: argparse.Namespace) -> tuple[Any, Any]:
     return Kernel(target, plugins.page_ext_clients()), plugins.analyses()
 
 
-def metadata(kernel: Any) -> list[tuple[int, int]]:
+def metadata(kernel: Any, *, wants_ext: bool = True) -> list[tuple[int, int]]:
     """Where struct pages and page_ext entries are, range by range: (address, bytes)."""
     memmap, ext = kernel.memmap, kernel.page_ext
     spans = []
     for start, end in memmap.chunks():
         spans.append((memmap.address(start), (end - start) * memmap.page_size))
-        for row, low, high in memmap.sections.pieces(start, end):
+        for row, low, high in memmap.sections.pieces(start, end) if wants_ext else ():
             base = int(memmap.sections.page_ext[row])
             spans.append(((base + ext.stride * low) % (1 << 64), (high - low) * ext.stride))
     return spans

@@ -1,17 +1,19 @@
 """Measures how generating and analysing dumps grows with the machine, against plain writing and reading.
 
-    python benchmarks/growth.py [--sizes 1 4 16 64] [--story idle|busy] [--directory DIR] [-n RUNS]
+    python benchmarks/growth.py [--sizes 1 4 16 64] [--story idle|busy] [-n RUNS] [--directory DIR] [NAME...]
 
 For machines of these sizes in GiB, each dump made in a temporary directory and deleted again:
 
 - generating it : writing as many bytes to a file (holes are not bytes)
-- ``pinned`` and ``page-owner`` on an opened dump : prog.read of the same struct pages and page_ext
-- peak RssAnon of the processes ``mmdump snapshot generate``, ``pinned`` and ``page-owner``
+- each analysis that reads pages, and ``check``, on an opened dump : prog.read of the same struct pages, and
+  of the same page_ext where it needs that; ``pages``, all columns of all pages, only where it is named
+- peak RssAnon of the processes ``mmdump snapshot generate`` and ``mmdump ANALYSIS``
 
 The growth is by how much twice the memory multiplies processor time; 2 is linear, less is what it takes
 whatever the size. Reading is compared by processor time too, which is less at the mercy of what else a
 machine does; writing by the clock, as whole processes. ``busy`` fills nine tenths of the memory with huge
-pages of four virtual machines, so that there is something to read; its truth lists every one of them.
+pages of four virtual machines, so that there is something to read; its truth lists every one of them. Each
+machine has a CMA area of a sixty-fourth of its memory.
 """
 
 from __future__ import annotations
@@ -32,14 +34,13 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from bench import _rss_anon, metadata, paired, timed
+from bench import Nowhere, _rss_anon, cpu, metadata, offered, paired, timed
 
 if TYPE_CHECKING:
     from mmdump_snapshots.model import Machine
 
 _PIECE = 4 << 20
 _VIRTUAL_MACHINES = 4
-_ANALYSES = ("pinned", "page-owner")
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,13 @@ def busy(machine: Machine) -> None:
                 mm.fault(vma, slot, order=order)
 
 
-def _generate(story: str, size: int, directory: str) -> float:
+def _generate(story: str, size: int, directory: str, cma: int = 0) -> float:
     from mmdump_snapshots.kernels import profile
     from mmdump_snapshots.scenario import DEFAULT_PROFILE, Scenario
     from mmdump_snapshots.scenarios.boot import idle
 
-    made = Scenario(story, "", {"idle": idle, "busy": busy}[story])
+    boot = {"cma": (("reserved", cma),)} if cma else {}
+    made = Scenario(story, "", {"idle": idle, "busy": busy}[story], boot=boot)
     made.image(profile(DEFAULT_PROFILE), memory=size << 30).write(directory)
     return time.process_time()
 
@@ -95,37 +97,41 @@ def _generate(story: str, size: int, directory: str) -> float:
 def _analyse(name: str, vmcore: str) -> float:
     from mmdump.cli import main
 
-    status = main([name, vmcore, "-o", os.devnull, "-f", "text"])
+    # Text has enough of streamed rows before they end.
+    status = main([name, vmcore, "-o", os.devnull, "-f", "csv" if name == "pages" else "text"])
     if status:
         raise SystemExit(f"{name} ended with status {status}")
     return time.process_time()
 
 
-def _compare(name: str, vmcore: str, runs: int) -> tuple[float, float, list[float], int]:
-    """An analysis against a plain read, in one process: least seconds of the processor, ratios, bytes."""
+def _compare(name: str, vmcore: str, runs: int) -> tuple[float, float, list[float], int] | None:
+    """An analysis against a plain read, in one process: least seconds of the processor, ratios, bytes.
+
+    None where it cannot run.
+    """
     from mmdump.kernel import Kernel
     from mmdump.malloc import keep_freed_memory
-    from mmdump.plugins import load_plugins
     from mmdump.scan import run_one
     from mmdump.target import open_target
 
-    plugins = load_plugins(disabled=["*"])
+    plugins, made = offered([name])
     target = open_target(Path(vmcore))
     kernel = Kernel(target, plugins.page_ext_clients())
-    analysis = plugins.analyses()[name]()
-    spans = metadata(kernel)
+    analysis = made[name]()
+    if analysis.why_not(kernel) is not None:
+        return None
+    wants_ext = any(kernel.page_ext.enabled(each) for each in analysis.page_ext)
+    spans = metadata(kernel, wants_ext=wants_ext)
     keep_freed_memory()
 
     def reading() -> None:
         for address, size in spans:
             target.prog.read(address, size)
 
-    def cpu(work: Callable[[], object]) -> float:
-        start = time.process_time()
-        work()
-        return time.process_time() - start
+    def whole() -> None:
+        run_one(kernel, analysis, Nowhere())
 
-    ours, theirs, ratios = paired(lambda: cpu(lambda: run_one(kernel, analysis)), lambda: cpu(reading), runs)
+    ours, theirs, ratios = paired(lambda: cpu(whole), lambda: cpu(reading), runs)
     return min(ours), min(theirs), ratios, sum(size for _, size in spans)
 
 
@@ -167,7 +173,7 @@ def generating(story: str, size: int, directory: Path, runs: int) -> Measured:
         # What is still to be written of an earlier run is not this one's.
         os.sync()
         start = time.perf_counter()
-        spent, peak = fresh(_generate, story, size, str(target))
+        spent, peak = fresh(_generate, story, size, str(target), size << 30 >> 6)
         took = time.perf_counter() - start
         cpus.append(spent)
         peaks.append(peak)
@@ -188,13 +194,18 @@ def written(directory: Path) -> int:
     return sum(each.stat().st_blocks * 512 for each in directory.iterdir())
 
 
-def measured(story: str, sizes: list[int], directory: Path, runs: int) -> Iterator[tuple[str, Measured]]:
+def measured(
+    story: str, sizes: list[int], directory: Path, runs: int, names: list[str]
+) -> Iterator[tuple[str, Measured]]:
     """All measurements, size by size."""
     for size in sizes:
         yield "generate", generating(story, size, directory, max(2, runs // 3))
         vmcore = str(directory / f"{size}" / "vmcore")
-        for name in _ANALYSES:
-            (ours, theirs, ratios, total), _ = fresh(_compare, name, vmcore, runs)
+        for name in names:
+            compared, _ = fresh(_compare, name, vmcore, runs)
+            if compared is None:
+                continue
+            ours, theirs, ratios, total = compared
             _, peak = fresh(_analyse, name, vmcore)
             yield name, Measured(size, ours, ours, theirs, ratios, peak, total)
         shutil.rmtree(directory / f"{size}")
@@ -205,16 +216,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("analyses", nargs="*", metavar="ANALYSIS")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 4, 16, 64], metavar="GIB")
     parser.add_argument("--story", choices=["idle", "busy"], default="idle")
     parser.add_argument("--directory", type=Path, help="Where dumps are made, for a while.")
     parser.add_argument("-n", "--runs", type=int, default=9)
     options = parser.parse_args()
+    names = sorted(offered(options.analyses)[1])
     before: dict[str, Measured] = {}
     print(f"{options.story} machines, {options.runs} pairs; generating: {max(2, options.runs // 3)}")
     print(f"{'':12} GiB     MiB   CPU s  growth       s  plain s  ratio{'':18}RssAnon")
     with tempfile.TemporaryDirectory(prefix="mmdump-growth-", dir=options.directory) as directory:
-        for name, now in measured(options.story, sorted(options.sizes), Path(directory), options.runs):
+        sizes = sorted(options.sizes)
+        for name, now in measured(options.story, sizes, Path(directory), options.runs, names):
             last, growth = before.get(name), ""
             if last is not None:
                 growth = f"{(now.cpu / last.cpu) ** (1 / math.log2(now.size / last.size)):.2f}"

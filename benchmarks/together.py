@@ -15,63 +15,14 @@ import argparse
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from bench import Nowhere, cpu, offered
 from growth import _generate, fresh
-
-if TYPE_CHECKING:
-    import polars as pl
-
-    from mmdump.result import Schema
-
-
-class Nowhere:
-    """A sink that wants every row and keeps none."""
-
-    satisfied = False
-
-    def needs(self, schema: Schema) -> frozenset[str]:
-        """All columns."""
-        return frozenset(schema.names)
-
-    def begin(self, schema: Schema) -> None:
-        """Nothing to begin."""
-
-    def rows(self, frame: pl.DataFrame) -> None:
-        """They are forgotten."""
-
-
-def cpu(work: Callable[[], object]) -> float:
-    """Seconds of the processor that a call takes."""
-    start = time.process_time()
-    work()
-    return time.process_time() - start
-
-
-def offered(names: list[str]) -> tuple[Any, dict[str, Callable[[], Any]]]:
-    """The plugins, and how to make each analysis that is wanted: all that read pages, and `check`.
-
-    ``pages``, which exports the page array, only where it is named: what takes its rows is what it costs.
-    """
-    from mmdump.checking import CheckRun
-    from mmdump.plugins import load_plugins
-
-    plugins = load_plugins(disabled=["*"])
-    made: dict[str, Callable[[], Any]] = {
-        name: kind for name, kind in plugins.analyses().items() if kind.scans
-    }
-    made["check"] = lambda: CheckRun(plugins.checks())
-    unknown = [name for name in names if name not in made]
-    if unknown:
-        raise SystemExit(f"no analysis named {', '.join(unknown)} reads pages; there are {', '.join(made)}")
-    return plugins, {
-        name: make for name, make in made.items() if (name in names if names else name != "pages")
-    }
 
 
 def measure(vmcore: str, names: list[str], runs: int) -> dict[str, list[float]]:

@@ -111,16 +111,11 @@ def _follow(heads: U64, ends: U64, known: Bools, state: DepotState, records: Dep
     misplaced: list[I64] = []
     stray: list[U64] = []
     loops = 0
-    bucket = np.flatnonzero(known)
+    # A bucket that nobody ever used may be a null pointer where it should point to itself.
+    bucket = np.flatnonzero(known & (heads != ends) & (heads != 0))
     pointer = heads[bucket]
     mask = np.uint32(len(heads) - 1) if len(heads) else np.uint32(0)
-    while True:
-        more = pointer != ends[bucket]
-        # A bucket that nobody ever used may be a null pointer where it should point to itself.
-        more &= pointer != 0
-        bucket, pointer = bucket[more], pointer[more]
-        if not len(bucket):
-            break
+    while len(bucket):
         rows = records.find(pointer - np.uint64(state.link_offset))
         stray.append(pointer[rows < 0])
         bucket, rows = bucket[rows >= 0], rows[rows >= 0]
@@ -135,6 +130,8 @@ def _follow(heads: U64, ends: U64, known: Bools, state: DepotState, records: Dep
         lengths[bucket] += 1
         misplaced.append(rows[(records.hash[rows] & mask) != bucket])
         pointer = records.link[rows]
+        more = (pointer != ends[bucket]) & (pointer != 0)
+        bucket, pointer = bucket[more], pointer[more]
     return Chains(
         lengths=lengths,
         reached=reached,

@@ -191,12 +191,16 @@ class PageRange:
             lambda: np.ascontiguousarray(self._rows[name]).astype(np.uint64, copy=False),
         )
 
+    def _many(self, rows: I64) -> bool:
+        """Whether what is told of all rows, and kept, is cheaper than telling it of these."""
+        return len(rows) * _FEW > len(self)
+
     def word_at(self, name: str, rows: I64) -> U64:
         """The 64-bit member of that name, of some rows: no column is made where they are few.
 
         Zeros where this kernel lacks an optional one.
         """
-        if name in self.__dict__ or len(rows) * _FEW > len(self):
+        if name in self.__dict__ or self._many(rows):
             column: U64 = getattr(self, name)
             return column[rows]
         if name not in (self.layout.dtype.names or ()):
@@ -217,12 +221,14 @@ class PageRange:
         mask = self.layout.mask(*names)
         if at is None:
             return self.once(("any flag", mask), lambda: self._flagged_with(mask))
+        if self._many(at):
+            return self.has_flag(*names)[at]
         return (self.flags[at] & np.uint64(mask)) != 0
 
     def _flagged_with(self, mask: int) -> Bools:
         """Rows with any of these bits, all of which are page flags."""
         rows = self.flagged
-        if len(rows) * _FEW > len(self):
+        if self._many(rows):
             found = (self.flags & np.uint64(mask)) != 0
         else:
             found = np.zeros(len(self), bool)
@@ -247,9 +253,17 @@ class PageRange:
         """Rows whose ``_mapcount`` word is a page type, ``page_has_type()``.
 
         :param at: Only these rows.
+        :return: Read-only for all rows: one array for all who ask.
         """
-        words = self.raw_mapcount if at is None else self.raw_mapcount[at]
-        return words < self.layout.types_below
+        if at is None:
+            return self._is_typed
+        return self._is_typed[at] if self._many(at) else self.raw_mapcount[at] < self.layout.types_below
+
+    @cached_property
+    def _is_typed(self) -> Bools:
+        found: Bools = self.raw_mapcount < self.layout.types_below
+        found.setflags(write=False)
+        return found
 
     def is_type(self, name: str, *, at: I64 | None = None) -> Bools:
         """Rows of a page type, such as ``buddy``, ``slab`` or ``hugetlb``: ``PageBuddy()`` and so on.
@@ -259,7 +273,7 @@ class PageRange:
         """
         if at is None:
             return self.once(("type", name), lambda: self._typed(name))
-        return self._of_type(name, at)
+        return self.is_type(name)[at] if self._many(at) else self._of_type(name, at)
 
     def _typed(self, name: str) -> Bools:
         found = self._of_type(name, None)
@@ -534,6 +548,8 @@ class PageRange:
         """Migratetype of some rows' pageblock, ``get_pageblock_migratetype()``; 255 where unreadable."""
         if self._blocks is None:
             return np.full(len(rows), UNKNOWN, np.uint8)
+        if self._many(rows):
+            return self.migratetype[rows]
         return self._blocks.of_pages(rows + self.start)
 
     @cached_property

@@ -133,16 +133,24 @@ class FolioKinds:
 def folio_kinds(pages: PageRange, rows: I64) -> FolioKinds:
     """Tell anonymous, KSM, file and shmem folios by ``folio->mapping`` (rows are heads or small folios)."""
     mapping = pages.mapping[rows]
-    tag = mapping & np.uint64(3)
-    backed = pages.has_flag("PG_swapbacked", at=rows)
-    cached = (mapping != 0) & (tag == 0)
+    # The kernel's own pages have none.
+    some = np.flatnonzero(mapping)
+    tag = mapping[some] & np.uint64(3)
+    backed = pages.has_flag("PG_swapbacked", at=rows[some])
+    cached = tag == 0
+
+    def of_all(found: Bools) -> Bools:
+        kinds = np.zeros(len(rows), bool)
+        kinds[some] = found
+        return kinds
+
     return FolioKinds(
-        anon=(tag & np.uint64(MAPPING_ANON)) != 0,
+        anon=of_all((tag & np.uint64(MAPPING_ANON)) != 0),
         # Both bits: KSM; bit 1 alone: movable pages of a driver (up to 6.16).
-        ksm=tag == MAPPING_KSM,
+        ksm=of_all(tag == MAPPING_KSM),
         # Swap-backed page cache is shmem.
-        file=cached & ~backed,
-        shmem=cached & backed,
+        file=of_all(cached & ~backed),
+        shmem=of_all(cached & backed),
     )
 
 

@@ -42,9 +42,7 @@ def kernels_own(pages: PageRange, rows: I64) -> Bools:
 
 def _plain(pages: PageRange) -> tuple[Bools, Bools]:
     """Pages without a mapping that are on no LRU, reserved or slab; and pages that have a type."""
-    typed = pages.is_typed()
-    for name in ("slab", "table", "hugetlb"):
-        typed |= pages.is_type(name)
+    typed = pages.is_typed() | pages.is_type("slab") | pages.is_type("table") | pages.is_type("hugetlb")
     return (pages.mapping == 0) & ~pages.has_flag("PG_lru", "PG_reserved", "PG_slab"), typed
 
 

@@ -81,7 +81,11 @@ class Held:
 
 
 def find_held(pages: PageRange, batches: FolioBatches) -> Held:
-    """Find what is held in a range of pages."""
+    """Find what is held in a range of pages: once, for all who ask."""
+    return pages.once(("held", id(batches)), lambda: _find_held(pages, batches))
+
+
+def _find_held(pages: PageRange, batches: FolioBatches) -> Held:
     own = _recorded(pages)
     marks = np.flatnonzero(own & np.uint8(_MARKS))
     candidates = _candidates(pages)

@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 
 from mmdump.analysis import Analysis, Columns, Parts
+from mmdump.kernel.arrays import counts
 from mmdump.kernel.page import MAPPING_MOVABLE
-from mmdump.kernel.pageblock import UNKNOWN
 from mmdump.result import Column, Kind, Map, Result, Schema, Table
 from mmdump_page_owner.kinds import KINDS, kind_codes
 from mmdump_page_pinner.evidence import find_lasting
@@ -105,24 +105,20 @@ class MemoryMap(Analysis):
         """Count the pages of each cell by use."""
         pages, held = find_lasting(pages, state.batches)
         uses = uses_of(pages, held, state.cma)
-        first = pages.start >> state.order
-        cell = (pages.pfn >> state.order) - first
-        cells = int(cell[-1]) + 1
-        counts = np.bincount(cell * len(USES) + uses, minlength=cells * len(USES)).reshape(cells, len(USES))
-        starts = np.flatnonzero(np.diff(cell, prepend=-1))
-        known = pages.readable
-        # The first page of a cell that can be read says where it lies.
-        where = starts + np.array([known[low:high].argmax() for low, high in _spans(starts, len(pages))])
-        types = np.where(pages.migratetype == UNKNOWN, np.uint8(UNKNOWN), pages.migratetype)
-        low, high = np.minimum.reduceat(types, starts), np.maximum.reduceat(types, starts)
+        size = 1 << state.order
+        starts = np.append(0, np.arange(size - pages.start % size, len(pages), size))
+        where = _first_known(pages.readable, starts)
+        known = pages.readable[where]
         columns: dict[str, np.ndarray] = {
-            "cell": np.arange(first, first + cells),
-            "pages": counts.sum(axis=1),
-            "node": np.where(known[where], pages.node[where], -1),
-            "zone": np.where(known[where], pages.zone[where], np.uint8(_NOWHERE)),
-            "migratetype": np.where(low == high, low, np.uint8(_MIXED)),
+            "cell": (starts + pages.start) >> state.order,
+            "pages": np.diff(np.append(starts, len(pages))),
+            "node": np.where(known, pages.node_of(where), -1),
+            "zone": np.where(known, pages.zone_of(where), np.uint8(_NOWHERE)),
+            "migratetype": _types(pages.migratetype, starts),
         }
-        return {"cells": columns | {use: counts[:, code] for code, use in enumerate(USES) if code}}
+        return {
+            "cells": columns | {use: counts(uses == code, starts) for code, use in enumerate(USES) if code}
+        }
 
     def fold(self, part: str, frame: pl.DataFrame) -> pl.DataFrame:  # noqa: ARG002
         """Sum the pieces of cells that are larger than a range."""
@@ -169,8 +165,21 @@ class MemoryMap(Analysis):
         )
 
 
-def _spans(starts: I64, end: int) -> list[tuple[int, int]]:
-    return list(zip(starts.tolist(), [*starts[1:].tolist(), end], strict=True))
+def _first_known(readable: Bools, starts: I64) -> I64:
+    """The first page of each cell that can be read, and so says where the cell lies; or else its first."""
+    if readable[starts].all():
+        return starts
+    known = np.append(np.flatnonzero(readable), len(readable))
+    first = known[np.searchsorted(known, starts)]
+    return np.where(first < np.append(starts[1:], len(readable)), first, starts)
+
+
+def _types(migratetype: U8, starts: I64) -> U8:
+    """The migratetype of each cell."""
+    if (migratetype == migratetype[0]).all():
+        return np.full(len(starts), migratetype[0])
+    low, high = np.minimum.reduceat(migratetype, starts), np.maximum.reduceat(migratetype, starts)
+    return np.where(low == high, low, np.uint8(_MIXED))
 
 
 def uses_of(pages: PageRange, held: Held, cma: int) -> U8:
@@ -179,24 +188,34 @@ def uses_of(pages: PageRange, held: Held, cma: int) -> U8:
     :param held: What is held in this range.
     :param cma: The number of MIGRATE_CMA; -1 where there is none.
     """
-    rows = np.arange(len(pages))
+    # Free pages have no references; nor have tails, whose folio's are in the head.
+    free = pages.in_free_block | ((pages.refcount == 0) & ~pages.is_tail)
+    uses = np.full(len(pages), _FREE, np.uint8)
+    rows = np.flatnonzero(~free)
+    if len(rows):
+        uses[rows] = _of_used(pages, rows, held, cma)
+    reported = pages.is_buddy & pages.has_flag("PG_reported")
+    if reported.any():
+        uses[_blocks(pages, np.flatnonzero(reported))] = _REPORTED
+    uses[pages.has_flag("PG_reserved")] = _RESERVED
+    uses[~pages.readable] = _UNREAD
+    return uses
+
+
+def _of_used(pages: PageRange, rows: I64, held: Held, cma: int) -> U8:
+    """The same of some rows that are not free."""
     kinds = kind_codes(pages, rows, cma)
     uses = _OF_KIND[kinds]
     # Movable by its driver (a balloon, zsmalloc), or of a type that is not.
     other = np.flatnonzero(kinds == KINDS.index("other"))
-    uses[other[(pages.mapping[other] & np.uint64(3)) == MAPPING_MOVABLE]] = _MOVABLE
-    # The head of a gigantic page may lie in a range before: such a tail is judged by itself.
-    heads = pages.head_pfn - pages.start
-    heads = np.where(heads >= 0, heads, rows)
-    blocked = np.zeros(len(pages), bool)
-    blocked[held.heads[held.held]] = True
-    uses[blocked[heads]] = _PINNED
-    # Free pages have no references; nor have tails, whose folio's are in the head.
-    uses[(pages.refcount == 0) & ~pages.is_tail] = _FREE
-    uses[pages.in_free_block] = _FREE
-    uses[_reported(pages)] = _REPORTED
-    uses[pages.has_flag("PG_reserved")] = _RESERVED
-    uses[~pages.readable] = _UNREAD
+    uses[other[(pages.mapping[rows[other]] & np.uint64(3)) == MAPPING_MOVABLE]] = _MOVABLE
+    if held.held.any():
+        # The head of a gigantic page may lie in a range before: such a tail is judged by itself.
+        heads = pages.head_pfn[rows] - pages.start
+        heads = np.where(heads >= 0, heads, rows)
+        blocked = np.zeros(len(pages), bool)
+        blocked[held.heads[held.held]] = True
+        uses[blocked[heads]] = _PINNED
     return uses
 
 
@@ -214,9 +233,8 @@ _OF_KIND = np.array(
 )
 
 
-def _reported(pages: PageRange) -> Bools:
-    """The pages of free blocks that were reported to the hypervisor."""
-    rows = np.flatnonzero(pages.is_buddy & pages.has_flag("PG_reported"))
+def _blocks(pages: PageRange, rows: I64) -> Bools:
+    """The pages of the free blocks that begin in these rows."""
     steps = np.zeros(len(pages) + 1, np.int64)
     ends = np.minimum(rows + np.left_shift(np.int64(1), pages.buddy_order[rows].astype(np.int64)), len(pages))
     np.add.at(steps, rows, 1)
