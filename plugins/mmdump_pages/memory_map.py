@@ -74,11 +74,13 @@ class State:
 
     :param order: Order of a cell, at least that of a pageblock.
     :param cma: The number of MIGRATE_CMA; -1 where there is none.
+    :param stock: PFNs on per-CPU lists, which are free, ascending, int64.
     """
 
     order: int
     cma: int
     batches: FolioBatches
+    stock: I64
 
 
 @dataclass(frozen=True)
@@ -99,12 +101,14 @@ class MemoryMap(Analysis):
         while kernel.memmap.pages >> order > _MOST_CELLS:
             order += 1
         names = kernel.pageblocks.names
-        return State(order, names.index("CMA") if "CMA" in names else -1, kernel.folio_batches)
+        return State(
+            order, names.index("CMA") if "CMA" in names else -1, kernel.folio_batches, _stock(kernel)
+        )
 
     def scan(self, pages: PageRange, state: State) -> Mapping[str, Columns]:
         """Count the pages of each cell by use."""
         pages, held = find_lasting(pages, state.batches)
-        uses = uses_of(pages, held, state.cma)
+        uses = uses_of(pages, held, state.cma, state.stock)
         first = pages.start >> state.order
         cell = (pages.pfn >> state.order) - first
         cells = int(cell[-1]) + 1
@@ -173,11 +177,12 @@ def _spans(starts: I64, end: int) -> list[tuple[int, int]]:
     return list(zip(starts.tolist(), [*starts[1:].tolist(), end], strict=True))
 
 
-def uses_of(pages: PageRange, held: Held, cma: int) -> U8:
+def uses_of(pages: PageRange, held: Held, cma: int, stock: I64) -> U8:
     """What each page of a range is used for: a code, the index into :data:`USES`, uint8.
 
     :param held: What is held in this range.
     :param cma: The number of MIGRATE_CMA; -1 where there is none.
+    :param stock: PFNs on per-CPU lists, ascending.
     """
     rows = np.arange(len(pages))
     kinds = kind_codes(pages, rows, cma)
@@ -191,9 +196,9 @@ def uses_of(pages: PageRange, held: Held, cma: int) -> U8:
     blocked = np.zeros(len(pages), bool)
     blocked[held.heads[held.held]] = True
     uses[blocked[heads]] = _PINNED
-    # Free pages have no references; nor have tails, whose folio's are in the head.
-    uses[(pages.refcount == 0) & ~pages.is_tail] = _FREE
+    # A page without references need not be free: of pages that are no folio only the first has some.
     uses[pages.in_free_block] = _FREE
+    uses[_within(pages, stock)] = _FREE
     uses[_reported(pages)] = _REPORTED
     uses[pages.has_flag("PG_reserved")] = _RESERVED
     uses[~pages.readable] = _UNREAD
@@ -212,6 +217,21 @@ _OF_KIND = np.array(
     ],
     np.uint8,
 )
+
+
+def _stock(kernel: Kernel) -> I64:
+    """The pages on per-CPU lists."""
+    pcp = kernel.per_cpu_pages
+    sizes = np.left_shift(1, np.minimum(pcp.order, 16).astype(np.int64))
+    first = np.repeat(pcp.pfn.astype(np.int64), sizes)
+    within = np.arange(len(first)) - np.repeat(sizes.cumsum() - sizes, sizes)
+    return np.unique(first + within)
+
+
+def _within(pages: PageRange, pfns: I64) -> I64:
+    """Rows of those PFNs that lie in a range."""
+    low, high = np.searchsorted(pfns, [pages.start, pages.end]).tolist()
+    return pfns[low:high] - pages.start
 
 
 def _reported(pages: PageRange) -> Bools:
