@@ -77,6 +77,16 @@ def test_the_documented_api_works(mmdump: Callable[..., Run], tmp_path: Path) ->
     assert "problem CMA reserved: 16 MiB" in done.stdout
 
 
+def test_the_documented_report_is_made(mmdump: Callable[..., Run], tmp_path: Path) -> None:
+    [example] = re.findall(r"```python\n(.*?)```", (ROOT / "docs/report.md").read_text(), re.S)
+    assert mmdump("snapshot", "generate", "cma-failure", "-o", ".").status == 0
+    done = subprocess.run(
+        [sys.executable, "-c", example], capture_output=True, check=False, cwd=tmp_path, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"problem CMA reserved: 16 MiB; .*: 12 that comm-\d+ 1204 allocated", done.stdout)
+
+
 def test_the_documented_scripts_for_drgn_work(mmdump: Callable[..., Run], tmp_path: Path) -> None:
     scripts = re.findall(r"```python\n(.*?)```", (ROOT / "docs/shell.md").read_text(), re.S)
     assert mmdump("snapshot", "generate", "cma-failure", "-o", ".").status == 0

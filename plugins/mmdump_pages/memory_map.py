@@ -74,11 +74,13 @@ class State:
 
     :param order: Order of a cell, at least that of a pageblock.
     :param cma: The number of MIGRATE_CMA; -1 where there is none.
+    :param stock: PFNs on per-CPU lists, which are free, ascending, int64.
     """
 
     order: int
     cma: int
     batches: FolioBatches
+    stock: I64
 
 
 @dataclass(frozen=True)
@@ -99,12 +101,14 @@ class MemoryMap(Analysis):
         while kernel.memmap.pages >> order > _MOST_CELLS:
             order += 1
         names = kernel.pageblocks.names
-        return State(order, names.index("CMA") if "CMA" in names else -1, kernel.folio_batches)
+        return State(
+            order, names.index("CMA") if "CMA" in names else -1, kernel.folio_batches, _stock(kernel)
+        )
 
     def scan(self, pages: PageRange, state: State) -> Mapping[str, Columns]:
         """Count the pages of each cell by use."""
         pages, held = find_lasting(pages, state.batches)
-        uses = uses_of(pages, held, state.cma)
+        uses = uses_of(pages, held, state.cma, state.stock)
         size = 1 << state.order
         starts = np.append(0, np.arange(size - pages.start % size, len(pages), size))
         where = _first_known(pages.readable, starts)
@@ -182,14 +186,16 @@ def _types(migratetype: U8, starts: I64) -> U8:
     return np.where(low == high, low, np.uint8(_MIXED))
 
 
-def uses_of(pages: PageRange, held: Held, cma: int) -> U8:
+def uses_of(pages: PageRange, held: Held, cma: int, stock: I64) -> U8:
     """What each page of a range is used for: a code, the index into :data:`USES`, uint8.
 
     :param held: What is held in this range.
     :param cma: The number of MIGRATE_CMA; -1 where there is none.
+    :param stock: PFNs on per-CPU lists, ascending.
     """
-    # Free pages have no references; nor have tails, whose folio's are in the head.
-    free = pages.in_free_block | ((pages.refcount == 0) & ~pages.is_tail)
+    # A page without references need not be free: of pages that are no folio only the first has some.
+    free = pages.in_free_block.copy()
+    free[_within(pages, stock)] = True
     uses = np.full(len(pages), _FREE, np.uint8)
     rows = np.flatnonzero(~free)
     if len(rows):
@@ -231,6 +237,21 @@ _OF_KIND = np.array(
     ],
     np.uint8,
 )
+
+
+def _stock(kernel: Kernel) -> I64:
+    """The pages on per-CPU lists."""
+    pcp = kernel.per_cpu_pages
+    sizes = np.left_shift(1, np.minimum(pcp.order, 16).astype(np.int64))
+    first = np.repeat(pcp.pfn.astype(np.int64), sizes)
+    within = np.arange(len(first)) - np.repeat(sizes.cumsum() - sizes, sizes)
+    return np.unique(first + within)
+
+
+def _within(pages: PageRange, pfns: I64) -> I64:
+    """Rows of those PFNs that lie in a range."""
+    low, high = np.searchsorted(pfns, [pages.start, pages.end]).tolist()
+    return pfns[low:high] - pages.start
 
 
 def _blocks(pages: PageRange, rows: I64) -> Bools:

@@ -193,8 +193,10 @@ def test_functions_are_found_in_the_flame_graph(browser: Any, pages: dict[str, s
     box = of(browser, ".flame input")[0]
     box.send_keys("e1000")
     assert {each.text for each in of(browser, ".flame .frame.found")} >= {"e1000_clean_rx_irq", "e1000e_poll"}
-    # 600 of the 2426 pages.
-    assert of(browser, ".flame .tools [role=status]")[0].text.startswith("24.7 %")
+    # The leak's 600 pages, a quarter of all; what such functions call is in them, and not counted again.
+    said = of(browser, ".flame .tools [role=status]")[0].text
+    assert said.endswith(" % are in such functions")
+    assert 20 < float(said.split()[0]) < 30
 
 
 def test_the_map_says_what_a_block_holds(browser: Any, pages: dict[str, str]) -> None:

@@ -18,6 +18,7 @@ from rich.cells import cell_len
 from mmdump.document import Report, Section, Told
 from mmdump.errors import UsageError
 from mmdump.render.report import REPORT_FORMATS, report_format
+from mmdump.render.report.fit import lines_of
 from mmdump.result import Bars, Column, Finding, Kind, Map, Result, Schema, Severity, Table
 from tests.conftest import Run
 from tests.report.dumps import report_of
@@ -296,6 +297,18 @@ def test_bars_are_as_long_as_their_values() -> None:
     views = bars_of(Table.of_rows(schema, rows))
     assert [view.title for view in views] == ["node 0", "node 1"]
     assert list(views[0].bars) == [("0", "4 KiB", 25), ("1", "8 KiB", 50), ("2", "16 KiB", 100)]
+
+
+def test_what_is_too_long_for_its_column_goes_on_below() -> None:
+    schema = Schema("t", (Column("n", Kind.COUNT), Column("what"), Column("frames", Kind.STACK)))
+    frame = pl.DataFrame({"n": [1234], "what": ["a few words " * 5], "frames": [["f+0x1/0x2"]]})
+    assert lines_of(Table(schema, frame), 32) == [
+        "      N  WHAT",
+        "  1,234  a few words a few words",
+        "         a few words a few words",
+        "         a few words",
+        "      f+0x1/0x2",
+    ]
 
 
 def test_the_suffix_chooses_the_format_unless_one_is_named() -> None:

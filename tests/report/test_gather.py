@@ -136,6 +136,27 @@ def test_what_takes_too_long_is_dropped_between_two_ranges(tmp_path: Path) -> No
     assert section(report, "counts").result is not None
 
 
+@dataclass(frozen=True)
+class Searches(Analysis):
+    """Works by itself for as long as it may, and says how far it is."""
+
+    name = "searches"
+    summary = "searches"
+    scans = False
+
+    def finish(self, kernel: Any, state: Any, parts: Parts) -> Result:
+        for step in range(1000):
+            time.sleep(0.02)
+            kernel.progress(step, 1000)
+        return Result(self.name)
+
+
+def test_a_search_of_its_own_that_takes_too_long_ends_at_its_next_step(cma_dump: Path) -> None:
+    report = report_of(cma_dump, Choice(only=("searches", "info"), seconds=0.1), plugins_with(Searches))
+    assert section(report, "searches").error == "dropped: it took more than the 0.1 seconds it was given"
+    assert section(report, "info").result is not None
+
+
 def test_of_streamed_rows_the_first_are_kept_and_all_counted(cma_dump: Path) -> None:
     report = report_of(cma_dump, Choice(only=("counts",)), plugins_with(Counts))
     counts = section(report, "counts")

@@ -14,10 +14,11 @@ from mmdump.result import Severity
 
 __all__ = ["MarkdownPage", "markdown_text", "write_markdown"]
 
-#: What Markdown (CommonMark and GitHub's) or HTML may take for more than text, wherever it stands.
-_SPECIAL = re.compile(r"[\\`*_\[\]<>~|^$!]")
+#: What Markdown (CommonMark and GitHub's) or HTML may take for more than text, wherever it stands. An
+#: underscore within a word is one: names of functions stay as they are.
+_SPECIAL = re.compile(r"[\\`*\[\]<~|$]|(?<![^\W_])_|_(?![^\W_])")
 #: A line that begins so is a heading, a list, a quotation or an underline.
-_LEADING = re.compile(r"^(\s*)([#+\-=:]|\d+[.)])")
+_LEADING = re.compile(r"^(\s*)([#+\-=:>]|\d+[.)])")
 #: What trackers make links of after Markdown is done; a comment between takes the sense from it.
 _LINKS = re.compile(r"(?<=[@#])(?=\w)|(?<=:)(?=//)|(?<=[wW]{3})(?=\.)")
 _BREAK = "<!---->"
@@ -31,7 +32,7 @@ def markdown_text(text: str) -> str:
     return _LINKS.sub(_BREAK, text)
 
 
-_ENTITIES = {"<": "&lt;", ">": "&gt;"}
+_ENTITIES = {"<": "&lt;"}
 
 
 class MarkdownPage(Page):
