@@ -124,7 +124,11 @@ def test_readme_shows_what_the_command_prints(mmdump: Callable[..., Run], sample
     readme = (ROOT / "README.md").read_text()
     shown = re.search(r"```console\n\$ mmdump pinned vmcore\n(.*?)```", readme, re.S)
     assert shown is not None
-    assert mmdump("pinned", sample.elf).out == shown[1]
+    out = mmdump("pinned", sample.elf).out
+    for part in shown[1].split("...\n"):
+        assert part in out
+        out = out.partition(part)[2]
+    assert not out
 
 
 def test_the_documented_machine_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
