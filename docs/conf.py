@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
+from sphinx.application import Sphinx
+
 import mmdump
 
+DOCS = Path(__file__).parent
 # whole_cli.py
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(DOCS))
 
 project = "mmdump"
 author = "the mmdump developers"
@@ -46,3 +50,16 @@ nitpick_ignore_regex = [
     ("py:class", r"[A-Z]\w*"),
     ("py:class", r"mmdump\.(kernel|target)\.\w+\.[A-Z]\w*"),
 ]
+
+
+def _list_new_pages(_app: Sphinx, name: str, source: list[str]) -> None:
+    """Pages that index.md does not name are those of new commands: they come where the others are."""
+    if name == "index":
+        listed = {"index", *re.findall(r"^[\w/-]+$", source[0], re.M)}
+        new = sorted({page.stem for page in DOCS.glob("*.md")} - listed)
+        source[0] = source[0].replace("exports\n", "\n".join([*new, "exports\n"]))
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.connect("source-read", _list_new_pages)

@@ -57,6 +57,11 @@ def test_an_unknown_command_or_option_is_a_usage_error(mmdump: Mmdump) -> None:
     assert mmdump("pinned", "--frobnicate").status == 2
 
 
+def test_a_command_that_is_nearly_one_is_suggested_a_plugins_too(mmdump: Mmdump) -> None:
+    assert "Did you mean pinned?" in mmdump("pined", "vmcore").err
+    assert "Did you mean snapshot?" in mmdump("snapshoot").err
+
+
 def test_a_missing_file_is_named(mmdump: Mmdump) -> None:
     assert "no-such-core" in _fails(mmdump("pinned", "no-such-core"), 3)
 

@@ -31,7 +31,7 @@ def completed(mmdump: Mmdump) -> Callable[..., list[str]]:
 
 
 def test_commands_are_completed_those_of_plugins_too(completed: Callable[..., list[str]]) -> None:
-    assert completed("pi") == ["pinned"]
+    assert completed("page-") == ["page-owner"]
     assert {"info", "pages", "pinned", "shell", "snapshot"} <= set(completed(""))
     assert completed("snapshot", "g") == ["generate"]
 
@@ -67,9 +67,9 @@ def test_files_are_left_to_the_shell(completed: Callable[..., list[str]], words:
 
 def test_a_broken_plugin_does_not_break_completion(mmdump: Mmdump, tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("1 / 0\n")
-    words = "mmdump --plugin broken.py pi"
+    words = "mmdump --plugin broken.py page-"
     run = mmdump(_MMDUMP_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD="3")
-    assert (run.status, run.out) == (0, "plain,pinned\n")
+    assert (run.status, run.out) == (0, "plain,page-owner\n")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -83,17 +83,17 @@ def test_the_script_for_a_shell_is_made_and_it_takes_it(mmdump: Mmdump, shell: s
     subprocess.run([found, "-n"], input=run.out, check=True, text=True)
 
 
-#: What makes a shell complete ``mmdump pinned --form`` and ``mmdump pi``, once it has the script.
+#: What makes a shell complete ``mmdump pinned --form`` and ``mmdump page-``, once it has the script.
 ASKS = {
     "bash": """
         source ./script
-        for line in "mmdump pinned --form" "mmdump pi"; do
+        for line in "mmdump pinned --form" "mmdump page-"; do
             COMPREPLY=() COMP_WORDS=($line) COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
             %s mmdump
             echo "${COMPREPLY[@]}"
         done
     """,
-    "fish": 'source ./script; complete -C "mmdump pinned --form"; complete -C "mmdump pi"',
+    "fish": 'source ./script; complete -C "mmdump pinned --form"; complete -C "mmdump page-"',
 }
 
 
@@ -121,4 +121,4 @@ def test_a_shell_that_has_the_script_completes(mmdump: Mmdump, shell: str, tmp_p
         timeout=60,
     )
     words = [line.split("\t")[0] for line in done.stdout.splitlines()]
-    assert words == ["--format", "pinned"], done
+    assert words == ["--format", "page-owner"], done

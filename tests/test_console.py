@@ -66,6 +66,18 @@ def test_the_tutorials_other_commands_work(mmdump: Mmdump, tmp_path: Path) -> No
         assert (tmp_path / words[words.index("-o") + 1]).stat().st_size > 100
 
 
+def test_readmes_commands_work(mmdump: Mmdump, tmp_path: Path) -> None:
+    readme = (DOCS.parent / "README.md").read_text()
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", readme, re.S) for line in block.splitlines()]
+    commands = [line.partition("  #")[0] for line in lines if line.startswith("mmdump ")]
+    assert len(commands) >= 5
+    assert mmdump("snapshot", "generate", "cma-failure", "-o", ".").status == 0
+    for command in commands:
+        run = mmdump(*shlex.split(command)[1:])
+        assert run.status == 0, (command, run.err)
+    assert (tmp_path / "heap.pb.gz").exists()
+
+
 def test_the_picture_in_readme_is_of_what_the_command_shows(mmdump: Mmdump, tmp_path: Path) -> None:
     pytest.importorskip("rich._export_format")
     picture = DOCS / "pictures/pinned.svg"

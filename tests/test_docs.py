@@ -57,15 +57,6 @@ def _anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-def test_every_page_is_in_the_sites_contents() -> None:
-    listed = set()
-    for page in PAGES:
-        for block in re.findall(r"^```\{toctree\}\n(.*?)^```", page.read_text(), re.M | re.S):
-            lines = [line for line in block.splitlines() if line and not line.startswith(":")]
-            listed |= {page.parent / f"{line}.md" for line in lines}
-    assert listed == set(PAGES) - {ROOT / "docs/index.md"}
-
-
 def test_the_documented_api_works(mmdump: Callable[..., Run], tmp_path: Path) -> None:
     [example] = re.findall(r"```python\n(.*?)```", (ROOT / "docs/api/index.md").read_text(), re.S)
     assert mmdump("snapshot", "generate", "cma-failure", "-o", ".").status == 0
@@ -134,7 +125,11 @@ def test_readme_shows_what_the_command_prints(mmdump: Callable[..., Run], sample
     readme = (ROOT / "README.md").read_text()
     shown = re.search(r"```console\n\$ mmdump pinned vmcore\n(.*?)```", readme, re.S)
     assert shown is not None
-    assert mmdump("pinned", sample.elf).out == shown[1]
+    out = mmdump("pinned", sample.elf).out
+    for part in shown[1].split("...\n"):
+        assert part in out
+        out = out.partition(part)[2]
+    assert not out
 
 
 def test_the_documented_machine_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import logging
 import os
 import signal
@@ -50,6 +51,21 @@ class _Group(click.Group):
                 f"{name} makes or opens a dump of its own", f"Run it outside drgn: mmdump {name}"
             )
         return on_open_kernel(command)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that was named; where there is none, those that may have been meant."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            name = args[0] if args else ""
+            close = difflib.get_close_matches(name, self.list_commands(ctx), 2)
+            if not close or name.startswith("-"):
+                raise
+            raise click.UsageError(
+                f"No such command {name!r}. Did you mean {' or '.join(close)}?", ctx
+            ) from error
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

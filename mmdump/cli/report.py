@@ -8,17 +8,35 @@ from typing import Any
 
 import click
 
+from mmdump.cli.completion import files, words_of_plugins
 from mmdump.cli.session import opened, progress_bar, shared_of, target_options
 from mmdump.errors import ExitStatus
 
 __all__ = ["report_command"]
 
 
+def _formats() -> list[str]:
+    from mmdump.render.report import REPORT_FORMATS
+
+    return list(REPORT_FORMATS)
+
+
 @click.command("report", short_help="a document to attach to the bug")
 @target_options
-@click.option("-o", "--output", metavar="FILE", help="Write to FILE; its suffix chooses the format.")
 @click.option(
-    "-f", "--format", "format_", metavar="FORMAT", help="html, md, txt or json; txt without -o and -f."
+    "-o",
+    "--output",
+    metavar="FILE",
+    shell_complete=files,
+    help="Write to FILE; its suffix chooses the format.",
+)
+@click.option(
+    "-f",
+    "--format",
+    "format_",
+    metavar="FORMAT",
+    shell_complete=words_of_plugins(lambda _plugins: _formats()),
+    help="html, md, txt or json; txt without -o and -f.",
 )
 @click.option("--force", is_flag=True, help="Replace the output file if it exists.")
 @click.option("--only", multiple=True, metavar="NAMES", help="Only these sections, separated by commas.")

@@ -268,7 +268,7 @@ def _debug_info(
     except NoDebugInfoError as error:
         if not bare:
             raise
-        return None, error.message
+        return None, " ".join(filter(None, (error.message, error.hint)))
 
 
 def _check_blocks(dump: DumpFile) -> None:

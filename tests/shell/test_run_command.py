@@ -95,6 +95,14 @@ def test_kernel_files_are_printed_and_are_no_result(prog: drgn.Program) -> None:
     assert given(prog, "pinned --help")[0] is None
 
 
+def test_a_report_is_made_of_the_open_kernel(prog: drgn.Program, tmp_path: Path) -> None:
+    result, text = given(prog, "report -f md --only pinned")
+    assert result is None
+    assert "CMA reserved" in text
+    given(prog, f"report -o {tmp_path / 'report.html'} --only pinned")
+    assert "CMA reserved" in (tmp_path / "report.html").read_text()
+
+
 def test_what_was_read_stays(prog: drgn.Program, monkeypatch: pytest.MonkeyPatch) -> None:
     given(prog, "pinned")
 
@@ -143,7 +151,7 @@ def test_what_a_kernel_lacks_is_an_error_with_its_reason() -> None:
 def test_an_error_of_mmdump_itself_is_named_as_one(
     prog: drgn.Program, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Pinned, "finish", lambda *_: 1 / 0)
+    monkeypatch.setattr(Pinned, "scan", lambda *_: 1 / 0)
     with pytest.raises(CommandError, match="internal error: ZeroDivisionError") as error:
         given(prog, "pinned")
     assert "bug in mmdump" in str(error.value)

@@ -17,6 +17,7 @@ from mmdump_page_owner.record import read_owners
 from mmdump_page_pinner.marks import marked, why_no_marks
 from mmdump_snapshots.kernels import profiles
 from mmdump_snapshots.model.machine import Boot, Machine
+from mmdump_snapshots.model.pages import ExtFlag
 from tests.snapshots.decoded import Decoded, plugins, same_frames
 from tests.snapshots.machines import PROFILES, busy_machine
 
@@ -27,8 +28,9 @@ def decoded(request: pytest.FixtureRequest) -> Decoded:
     machine = busy_machine(profile)
     # Pages all over memory are marked, free or not.
     if machine.page_pinner is not None:
+        mark = ExtFlag.PINNER_MIGRATION_FAILED if machine.era.android else ExtFlag.PINNER
         for pfn in range(7, machine.ram[-1][1], 53):
-            machine.page_pinner.failure(pfn)
+            machine.page_ext.set(pfn, mark)
     return Decoded(machine, profile, seed=3)
 
 
