@@ -54,7 +54,8 @@ def main(args: argparse.Namespace) -> int:
         files, wrong = check.check_run(run)
         record = json.loads((run / "run.json").read_text())
         for dump, comparisons in files.items():
-            cells = [_cell(each) for each in comparisons]
+            # A run in which something moves has none.
+            cells = [_cell(each) for each in comparisons] or [""] * (len(FILES) + 1)
             said = "; ".join(wrong[dump][:3]) or "as the workload says"
             form = record["dumps"][dump]["format"]
             rows.append(f"| {name} | {record['release']} | {form} | " + " | ".join([*cells, said]) + " |")
