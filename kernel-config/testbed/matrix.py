@@ -9,9 +9,8 @@ import sys
 from pathlib import Path
 
 from . import boot, build, check, scenario
-from .build import BuildError
 from .conformance import FILES, Comparison
-from .errors import GuestError
+from .errors import BuildError, GuestError
 from .kernels import KERNELS
 from .sort import SORT
 
