@@ -11,7 +11,7 @@ if __package__ in {None, ""}:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from testbed import boot, build, check, crash, live, matrix, run
-from testbed.errors import GuestError
+from testbed.errors import BuildError, GuestError
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -47,7 +47,7 @@ def main() -> int:
     args.words = words[cut + 1 :]
     try:
         return int(args.main(args))
-    except (GuestError, build.BuildError) as error:
+    except (GuestError, BuildError) as error:
         sys.stderr.write(f"testbed: {error}\n")
         return 1
     except KeyboardInterrupt:

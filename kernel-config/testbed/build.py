@@ -11,22 +11,22 @@ import argparse
 import hashlib
 import json
 import os
-import platform
-import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from . import cache
-from .kernels import KERNELS, Kernel, Source
-
-Log = Callable[[str], None]
+from .configuration import configure, fragment_digest, make_environment
+from .errors import BuildError
+from .kernels import KERNELS, Kernel, compiler_prefix
+from .running import run_logged, run_step
+from .sources import Log, Tarball, find_source, patch_digest, unpack
 
 RECIPE = 1
 """Raised whenever this file builds something else from the same inputs."""
@@ -34,18 +34,12 @@ RECIPE = 1
 CONFIG_BASE = "allnoconfig"
 """What the fragments are merged onto: everything is off unless a fragment wants it."""
 
-INSTALLED = Path("/usr/src")
-
 # What a build needs of the machine, and the Debian package it is in.
 _PROGRAMS = {
     "make": "make", "flex": "flex", "bison": "bison", "bc": "bc", "patch": "patch", "perl": "perl",
     "tar": "tar", "xz": "xz-utils", "gzip": "gzip", "gcc": "gcc",
 }  # fmt: skip
 _HEADERS = {"gelf.h": "libelf-dev"}
-
-
-class BuildError(Exception):
-    """A kernel could not be built. The message says which step failed, and ends with its last words."""
 
 
 @dataclass(frozen=True)
@@ -110,67 +104,11 @@ class BuiltKernel:
         return guest if guest.exists() else self.tool(name)
 
 
-# ---- running things ----------------------------------------------------------------------------------
-
-
-def _run(
-    command: Sequence[str | Path], step: str, *, cwd: Path | None = None, env: Mapping[str, str] | None = None
-) -> str:
-    """Run a command and return what it printed; its failure is a BuildError with its last lines."""
-    try:
-        done = subprocess.run(
-            [str(word) for word in command],
-            cwd=cwd,
-            env={**os.environ, "LC_ALL": "C", **(env or {})},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            check=False,
-        )
-    except OSError as error:
-        raise BuildError(f"{step}: {command[0]}: {error.strerror}") from error
-    if done.returncode:
-        raise BuildError(f"{step} failed (exit status {done.returncode}):\n{_tail(done.stdout)}")
-    return done.stdout
-
-
-def _run_logged(command: Sequence[str | Path], step: str, logfile: Path, env: Mapping[str, str]) -> None:
-    """Run a command with its output appended to a file, which its failure names and quotes."""
-    with logfile.open("a") as out:
-        out.write(f"\n== {step}: {' '.join(str(word) for word in command)}\n")
-        out.flush()
-        status = subprocess.run(
-            [str(word) for word in command],
-            env={**os.environ, "LC_ALL": "C", **env},
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            check=False,
-        ).returncode
-    if status:
-        raise BuildError(
-            f"{step} failed (exit status {status}), see {logfile}:\n"
-            + _tail(logfile.read_text(errors="replace"))
-        )
-
-
-def _tail(text: str, lines: int = 25) -> str:
-    # The first error often stands far above the last line when make runs jobs in parallel.
-    every = text.rstrip().splitlines()
-    errors = [line for line in every[:-lines] if re.search(r"\berror:|\*\*\*|undefined reference", line)]
-    return "\n".join(f"    {line}" for line in [*errors[:10], *every[-lines:]])
-
-
-def compiler_prefix(kernel: Kernel) -> str:
-    """Return CROSS_COMPILE= for this machine: empty where the kernel is of its own architecture."""
-    native = {"x86_64": "x86_64", "aarch64": "arm64"}.get(platform.machine())
-    return "" if native == kernel.arch else kernel.compiler
+# ---- building ----------------------------------------------------------------------------------------
 
 
 def _compiler_version(kernel: Kernel) -> str:
-    return _run([f"{compiler_prefix(kernel)}gcc", "--version"], "Asking the compiler").splitlines()[0]
+    return run_step([f"{compiler_prefix(kernel)}gcc", "--version"], "Asking the compiler").splitlines()[0]
 
 
 def preflight(kernel: Kernel) -> None:
@@ -188,296 +126,6 @@ def preflight(kernel: Kernel) -> None:
         raise BuildError(f"building {kernel.name} needs: apt-get install {' '.join(missing)}")
 
 
-# ---- sources -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Tarball:
-    """A kernel source that is at hand."""
-
-    package: str
-    version: str
-    path: Path
-
-
-def _apt_mirror() -> str:
-    """Return the Debian archive that this machine's apt uses."""
-    targets = _run(
-        ["apt-get", "indextargets", "--format", "$(ORIGIN)|$(LABEL)|$(REPO_URI)", "Created-By: Packages"],
-        "Asking apt for its archives",
-    )
-    for line in targets.splitlines():
-        origin, label, uri = line.split("|", 2)
-        # Not the security archive, whose label is Debian-Security.
-        if (origin, label) == ("Debian", "Debian"):
-            return uri
-    raise BuildError("apt knows no Debian archive here: run apt-get update, or install the source package")
-
-
-def private_apt(suite: str) -> list[str]:
-    """Return options with which apt sees that one suite, and neither reads nor writes the system's state."""
-    keyring = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-    root = cache.cache_dir("apt") / suite
-    for part in ("state/lists/partial", "cache/archives/partial"):
-        (root / part).mkdir(parents=True, exist_ok=True)
-    sources = root / "debian.sources"
-    sources.write_text(
-        f"Types: deb\nURIs: {_apt_mirror()}\nSuites: {suite}\nComponents: main\nSigned-By: {keyring}\n"
-    )
-    settings = {
-        "Dir::Etc::sourcelist": str(sources),
-        "Dir::Etc::sourceparts": "-",
-        "Dir::Etc::preferencesparts": "-",
-        "Dir::State": str(root / "state"),
-        "Dir::State::status": os.devnull,
-        "Dir::Cache": str(root / "cache"),
-        "Acquire::Languages": "none",
-        # As root, apt would download as a user who cannot write here.
-        "APT::Sandbox::User": "",
-    }
-    return [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
-
-
-def _version_key(text: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", text))
-
-
-def _newest_name(names: Iterable[str], pattern: str) -> str | None:
-    """Return the newest package of those that match "linux-source-7.*" (or equal it), None if none does."""
-    wanted = re.compile(re.escape(pattern).replace(r"\*", r"\d+"))
-    return max((name for name in names if wanted.fullmatch(name)), key=_version_key, default=None)
-
-
-def _installed(source: Source) -> Tarball | None:
-    names = [path.name.removesuffix(".tar.xz") for path in INSTALLED.glob("linux-source-*.tar.xz")]
-    package = _newest_name(names, source.package)
-    if package is None or not shutil.which("dpkg-query"):
-        return None
-    try:
-        version = _run(["dpkg-query", "-W", "-f", "${Version}", package], "Asking dpkg")
-    except BuildError:
-        return None  # a tarball that no package put there
-    return Tarball(package, version, INSTALLED / f"{package}.tar.xz")
-
-
-def _downloaded(source: Source) -> Tarball | None:
-    found = [path.name.removesuffix(".tar.xz").split("_", 1) for path in _downloads().glob("*_*.tar.xz")]
-    package = _newest_name([name for name, _ in found], source.package)
-    if package is None:
-        return None
-    version = max((version for name, version in found if name == package), key=_version_key)
-    return Tarball(package, version, _downloads() / f"{package}_{version}.tar.xz")
-
-
-def _downloads() -> Path:
-    return cache.cache_dir("downloads")
-
-
-def _download(source: Source, log: Log) -> Tarball:
-    """Fetch the newest source package of its suite with apt, which checks its signature; install nothing."""
-    if not shutil.which("apt-get"):
-        raise BuildError(f"no {source.package} in {INSTALLED}, and no apt-get to fetch it with")
-    log(f"looking for {source.package} in Debian {source.suite}")
-    options = private_apt(source.suite)
-    _run(["apt-get", *options, "-qq", "update"], f"Reading the package list of Debian {source.suite}")
-    names = _run(["apt-cache", *options, "pkgnames", "linux-source-"], "Asking apt").split()
-    package = _newest_name(names, source.package)
-    if package is None:
-        raise BuildError(f"Debian {source.suite} has no {source.package} now (it has {' '.join(names)})")
-    shown = _run(["apt-cache", *options, "show", "--no-all-versions", package], "Asking apt")
-    version = next(line.split()[1] for line in shown.splitlines() if line.startswith("Version:"))
-    target = _downloads() / f"{package}_{version}.tar.xz"
-    if not target.exists():
-        log(f"downloading {package} {version}")
-        with cache.published(_downloads() / "unpacking") as work:
-            _run(["apt-get", *options, "-qq", "download", package], f"Downloading {package}", cwd=work)
-            (deb,) = work.glob("*.deb")
-            _run(["dpkg-deb", "-x", deb, work / "root"], f"Unpacking {deb.name}")
-            (work / "root/usr/src" / f"{package}.tar.xz").rename(target)
-        shutil.rmtree(_downloads() / "unpacking")
-    return Tarball(package, version, target)
-
-
-def find_source(source: Source, log: Log, *, refresh: bool = False) -> Tarball:
-    """Return the kernel source: installed in /usr/src, else fetched before, else fetched now.
-
-    `refresh` asks the archive for a newer one even if one was fetched before.
-    """
-    with cache.locked("downloads"):
-        at_hand = _installed(source) or (None if refresh else _downloaded(source))
-        return at_hand or _download(source, log)
-
-
-def unpack(tarball: Tarball, patches: list[Path], log: Log) -> Path:
-    """Return the directory of the patched source, unpacked into the cache once."""
-    digest = hashlib.sha256("".join(map(patch_digest, patches)).encode()).hexdigest()[:8]
-    tree = cache.cache_dir("sources") / f"{tarball.package}_{tarball.version}-{digest}"
-    with cache.locked(tree.name):
-        if not tree.exists():
-            log(f"unpacking {tarball.path.name} {tarball.version}")
-            with cache.published(tree) as work:
-                _run(["tar", "-xf", tarball.path, "-C", work, "--strip-components=1"], "Unpacking the source")
-                for patch in patches:
-                    apply_patch(patch, work)
-    return tree
-
-
-def apply_patch(patch: Path, tree: Path, *, dry_run: bool = False) -> None:
-    """Apply a patch exactly (no fuzz), or only say whether it would apply."""
-    words: list[str | Path] = [
-        "patch",
-        "-p1",
-        "--fuzz=0",
-        "--forward",
-        "--batch",
-        "--reject-file=-",
-        "-i",
-        patch,
-    ]
-    _run([*words, *(["--dry-run"] if dry_run else [])], f"Applying {patch.name}", cwd=tree)
-
-
-# ---- configuration -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One line of a fragment."""
-
-    symbol: str
-    value: str
-    """As in .config; "n" for "is not set"."""
-    optional: bool
-    """Marked "#?": not an error where the kernel's Kconfig does not know the symbol."""
-    reason: str
-    where: str
-    """File and line, for messages."""
-
-
-_SET = re.compile(r"(CONFIG_\w+)=(.*)")
-_UNSET = re.compile(r"# (CONFIG_\w+) is not set")
-
-
-def parse_fragment(text: str, name: str) -> list[Setting]:
-    """Read a fragment. Raises BuildError for a line that is neither a setting nor a comment."""
-    settings = []
-    comment: list[str] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        setting = _SET.fullmatch(line)
-        unset = _UNSET.fullmatch(line)
-        if setting or unset:
-            symbol, value = (setting[1], setting[2]) if setting else (str(unset and unset[1]), "n")
-            optional = any(part.startswith("#?") for part in comment)
-            reason = " ".join(part.lstrip("#? ") for part in comment)
-            settings.append(Setting(symbol, value, optional, reason, f"{name}:{number}"))
-            comment = []
-        elif line.startswith("#"):
-            comment.append(line)
-        elif line:
-            raise BuildError(f"{name}:{number}: not a setting: {line}")
-        else:
-            comment = []
-    return settings
-
-
-def parse_config(text: str) -> dict[str, str]:
-    """Return the symbols that a .config sets; those that it does not mention or unsets are left out."""
-    return {match[1]: match[2] for match in map(_SET.fullmatch, text.splitlines()) if match}
-
-
-def known_symbols(tree: Path, arch: str) -> set[str]:
-    """Return every symbol that the source's Kconfig files define for that architecture, with CONFIG_."""
-    source_arch = {"x86_64": "x86"}.get(arch, arch)
-    defines = re.compile(r"^\s*(?:menu)?config\s+(\w+)\s*$", re.MULTILINE)
-    return {
-        f"CONFIG_{name}"
-        for path in _kconfig_files(tree, source_arch)
-        for name in defines.findall(path.read_text(errors="replace"))
-    }
-
-
-def _kconfig_files(tree: Path, source_arch: str) -> Iterator[Path]:
-    skipped = {"Documentation", "tools", "samples", ".git"}
-    for top in sorted(tree.iterdir()):
-        if top.name == "arch":
-            yield from top.glob("Kconfig*")
-            yield from (top / source_arch).rglob("Kconfig*")
-        elif top.is_dir() and top.name not in skipped:
-            yield from top.rglob("Kconfig*")
-        elif top.name.startswith("Kconfig"):
-            yield top
-
-
-def check_config(wanted: Iterable[Setting], config: Mapping[str, str], known: set[str]) -> list[str]:
-    """Return what is wrong with a configuration, one line for each setting that is not as wanted.
-
-    Of several settings of one symbol the last counts. Kconfig drops silently what it does not know and
-    what has unmet dependencies: here both are said.
-    """
-    last = {setting.symbol: setting for setting in wanted}
-    wrong = []
-    for setting in last.values():
-        have = config.get(setting.symbol, "n")
-        if have == setting.value:
-            continue
-        if setting.symbol in known:
-            wrong.append(f"{setting.where}: {setting.symbol} is {have}, wanted {setting.value}")
-        elif not setting.optional:
-            wrong.append(f"{setting.where}: {setting.symbol} does not exist in this kernel")
-    return wrong
-
-
-def _wanted(fragments: list[Path]) -> list[Setting]:
-    return [
-        setting
-        for path in fragments
-        for setting in parse_fragment(path.read_text(), f"fragments/{path.name}")
-    ]
-
-
-def _make_environment(kernel: Kernel) -> dict[str, str]:
-    # Nothing of this machine or moment goes into the kernel: the same inputs give the same build.
-    return {
-        "ARCH": kernel.arch,
-        "CROSS_COMPILE": compiler_prefix(kernel),
-        "KBUILD_BUILD_USER": "mmdump",
-        "KBUILD_BUILD_HOST": "testbed",
-        "KBUILD_BUILD_TIMESTAMP": "@0",
-        "KBUILD_BUILD_VERSION": "1",
-        # Set but empty: no "+" for a tree that git knows.
-        "LOCALVERSION": "",
-    }
-
-
-def configure(kernel: Kernel, tree: Path, build: Path, logfile: Path) -> None:
-    """Make build/.config from the fragments, and raise BuildError if one of their lines is not in it."""
-    build.mkdir(parents=True, exist_ok=True)
-    environment = _make_environment(kernel)
-    # merge_config.sh runs make where it is started.
-    merge: list[str | Path] = ["env", "-C", tree, "scripts/kconfig/merge_config.sh", "-n", "-O", build]
-    _run_logged([*merge, *kernel.fragment_files()], f"Configuring {kernel.name}", logfile, environment)
-    config = parse_config((build / ".config").read_text())
-    wrong = check_config(_wanted(kernel.fragment_files()), config, known_symbols(tree, kernel.arch))
-    if wrong:
-        lines = "".join(f"\n    {line}" for line in wrong)
-        raise BuildError(f"the configuration of {kernel.name} is not what the fragments want:{lines}")
-
-
-# ---- building ----------------------------------------------------------------------------------------
-
-
-def _fragment_digest(path: Path) -> str:
-    # What it sets, in its order: a better comment must not cost a build.
-    settings = [(setting.symbol, setting.value) for setting in parse_fragment(path.read_text(), path.name)]
-    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
-
-
-def patch_digest(path: Path) -> str:
-    """Return the hash of what a patch changes: its text from the first diff on."""
-    text = path.read_text()
-    return hashlib.sha256(text[max(text.find("diff --git "), 0) :].encode()).hexdigest()
-
-
 def inputs_of(kernel: Kernel, tarball: Tarball, compiler: str) -> dict[str, Any]:
     """Return everything that decides what is built. No path and no time of this machine is in it."""
     return {
@@ -487,7 +135,7 @@ def inputs_of(kernel: Kernel, tarball: Tarball, compiler: str) -> dict[str, Any]
         "target": kernel.target,
         "source": {"package": tarball.package, "version": tarball.version},
         "config_base": CONFIG_BASE,
-        "fragments": {path.name: _fragment_digest(path) for path in kernel.fragment_files()},
+        "fragments": {path.name: fragment_digest(path) for path in kernel.fragment_files()},
         "patches": {path.name: patch_digest(path) for path in kernel.patch_files()},
         "compiler": compiler,
     }
@@ -537,7 +185,7 @@ def _build_into(
         configure(kernel, tree, work, logfile)
         log(f"building {kernel.name} ({tarball.package} {tarball.version}), log in {logfile}")
         make: list[str | Path] = ["make", "-s", "-C", tree, f"O={work}", f"-j{jobs}", kernel.target]
-        _run_logged(make, f"Building {kernel.name}", logfile, _make_environment(kernel))
+        run_logged(make, f"Building {kernel.name}", logfile, make_environment(kernel))
         seconds, cpu = round(time.monotonic() - started), round(_cpu_seconds() - started_cpu)
         with cache.published(target) as out:
             shutil.copyfile(work / kernel.image, out / "image")
@@ -590,7 +238,7 @@ def _build_tools(kernel: Kernel, tree: Path, out: Path) -> None:
                 place / f"{name}.c",
                 *sources,
             ]
-            _run([*words, "-o", directory / name], f"Building {name}")
+            run_step([*words, "-o", directory / name], f"Building {name}")
 
 
 # ---- the command -------------------------------------------------------------------------------------

@@ -11,10 +11,11 @@ from . import cache
 from .conformance import Comparison, conformance, table
 from .errors import GuestError
 from .held import expected, failures_in_trace, judge, pinned_rows
+from .scenario import EXTRA_SITUATIONS
 from .sort import compare_sorted
 from .truth import parse_truth
 
-__all__ = ["add_arguments", "check_run", "dumps_of", "main", "reading"]
+__all__ = ["add_arguments", "check_run", "dumps_of", "main", "moves", "reading"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +48,17 @@ def reading(run: Path, file: str) -> list[bytes]:
     return [path.read_bytes() for path in paths if path.is_file()]
 
 
+def moves(run: Path) -> str | None:
+    """Why nothing is known to have stood still around the dumps of a run; None where it did."""
+    record = json.loads((run / "run.json").read_text())
+    if any("capture" in dumped["by"] for dumped in record["dumps"].values()):
+        return "a crashing kernel cannot be read again after its dump: nothing is known to stand still"
+    lines = parse_truth((run / "truth" / "truth.txt").read_text())
+    if any(line.kind in EXTRA_SITUATIONS for line in lines):
+        return "something went on while the truth was read: pages may have left a free list and come back"
+    return None
+
+
 def check_run(run: Path) -> tuple[dict[str, list[Comparison]], dict[str, list[str]]]:
     """Compare all dumps of a run: kernel files by dump, and what is wrong with `mmdump pinned` by dump."""
     files: dict[str, list[Comparison]] = {}
@@ -54,12 +66,9 @@ def check_run(run: Path) -> tuple[dict[str, list[Comparison]], dict[str, list[st
     want = expected(parse_truth((run / "truth" / "truth.txt").read_text()))
     traces = reading(run, "/sys/kernel/tracing/trace")
     failures = failures_in_trace(traces[0].decode(errors="replace")) if traces else set()
-    record = json.loads((run / "run.json").read_text())
     for dump in dumps_of(run):
-        # A crashed kernel cannot be read again: of its files nothing is known to have stood still.
-        stood_still = "capture" not in record["dumps"][dump.name]["by"]
         files[dump.name] = []
-        if stood_still:
+        if moves(run) is None:
             files[dump.name] += conformance(dump, run / "vmlinux", lambda file: reading(run, file))
             files[dump.name].append(compare_sorted(run, dump, reading(run, "/sys/kernel/debug/page_owner")))
         try:
@@ -97,7 +106,7 @@ def main(args: argparse.Namespace) -> int:
         sys.stdout.write(f"{record['kernel']}: Linux {record['release']}, {record['arch']}\n")
         files, wrong = check_run(run)
         for dump, comparisons in files.items():
-            sys.stdout.write(table(dump, comparisons) + "\n")
+            sys.stdout.write((table(dump, comparisons) if comparisons else f"{dump}: {moves(run)}") + "\n")
             said = "; ".join(wrong[dump][:5]) or "as the workload says"
             sys.stdout.write(f"  {'mmdump pinned':34} {said}\n")
             if wrong[dump] or not all(each.perfect for each in comparisons if each.absent is None):

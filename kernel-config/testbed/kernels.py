@@ -1,5 +1,6 @@
 """The catalogue: which kernels the test bed knows, and what each is made of."""
 
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,3 +116,9 @@ KERNELS: dict[str, Kernel] = {
     )
 }
 """All kernels, by name, the most useful first."""
+
+
+def compiler_prefix(kernel: Kernel) -> str:
+    """Return CROSS_COMPILE= for this machine: empty where the kernel is of its own architecture."""
+    native = {"x86_64": "x86_64", "aarch64": "arm64"}.get(platform.machine())
+    return "" if native == kernel.arch else kernel.compiler

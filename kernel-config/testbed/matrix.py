@@ -9,9 +9,8 @@ import sys
 from pathlib import Path
 
 from . import boot, build, check, scenario
-from .build import BuildError
 from .conformance import FILES, Comparison
-from .errors import GuestError
+from .errors import BuildError, GuestError
 from .kernels import KERNELS
 from .sort import SORT
 
@@ -54,7 +53,8 @@ def main(args: argparse.Namespace) -> int:
         files, wrong = check.check_run(run)
         record = json.loads((run / "run.json").read_text())
         for dump, comparisons in files.items():
-            cells = [_cell(each) for each in comparisons]
+            # A run in which something moves has none.
+            cells = [_cell(each) for each in comparisons] or [""] * (len(FILES) + 1)
             said = "; ".join(wrong[dump][:3]) or "as the workload says"
             form = record["dumps"][dump]["format"]
             rows.append(f"| {name} | {record['release']} | {form} | " + " | ".join([*cells, said]) + " |")

@@ -8,10 +8,11 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from . import build, cache
+from . import cache
 from .errors import GuestError
 from .initramfs import Archive
 from .qemu import NATIVE
+from .sources import private_apt
 
 HERE = Path(__file__).resolve().parent
 _PREFIX = {"x86_64": "x86_64-linux-gnu-", "arm64": "aarch64-linux-gnu-"}
@@ -92,7 +93,7 @@ def _fetch(suite: str, arch: str, out: Path) -> None:
         (state / part).mkdir(parents=True, exist_ok=True)
     debian = _DEBIAN[arch]
     options = [
-        *build.private_apt(suite),
+        *private_apt(suite),
         "-o", f"Dir::State={state / 'state'}", "-o", f"Dir::Cache={state / 'cache'}",
         "-o", f"APT::Architecture={debian}", "-o", f"APT::Architectures={debian}",
     ]  # fmt: skip

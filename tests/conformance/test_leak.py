@@ -73,13 +73,14 @@ def test_the_leaking_chain_comes_first_and_a_burst_is_not_suspected(run: Path, d
         assert "suspects" not in whole.tables
         assert {each.key for each in whole.findings} <= others
         return
-    # One chain alone: what the writer took at once came by it, too, and hides nothing.
+    # What the writer took at once came by the same chain, most of it, and hides nothing.
     [suspect] = whole.tables["suspects"].frame.to_dicts()
     assert whole.text_tables[0] == "suspects"
     assert any(slow[0].values["chain"] in frame for frame in suspect["frames"])
     assert suspect["pages"] == first["pages"]
-    leaked_slowly = [pages_of(text, "work-slowleak", chain) for text in reading(run, PAGE_OWNER)]
-    rest = suspect["pages"] - writer.number("pages")
-    assert leaked_slowly[0] <= rest
-    assert leaked_slowly[0] / 2 < suspect["evenly"] < rest * 3 / 2
+    burst = sum(row["pages"] for row in leaked if row["stack_id"] == suspect["stack_id"])
+    before, after = (pages_of(text, "work-slowleak", chain) for text in reading(run, PAGE_OWNER))
+    # Few came by another chain, or are other tasks': pipes are used elsewhere too.
+    assert 0.9 * before <= suspect["pages"] - burst <= 1.1 * after
+    assert before / 2 < suspect["evenly"] < after * 3 / 2
     assert {each.key for each in whole.findings} - others == {"page-owner-leak"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed.check import dumps_of, reading
+from testbed.check import dumps_of, moves, reading
 from testbed.conformance import FILES, conformance
 from testbed.held import expected, failures_in_trace, judge, pinned_rows
 from testbed.sort import compare_sorted, tool_of
@@ -33,8 +33,8 @@ DUMPS = [pytest.param(run, dump, id=f"{run.name}-{dump.name}") for run in _runs(
 @pytest.mark.skipif(not DUMPS, reason=f"{RUNS_VARIABLE} names no directory with runs of the test bed")
 @pytest.mark.parametrize(("run", "dump"), DUMPS)
 def test_what_stood_still_is_equal_in_the_dump(run: Path, dump: Path) -> None:
-    if run.name.endswith("-kexec"):
-        pytest.skip("a crashing kernel cannot be read again after its dump: nothing is known to stand still")
+    if why := moves(run):
+        pytest.skip(why)
     found = list(conformance(dump, run / "vmlinux", lambda file: reading(run, file)))
     assert [each.file for each in found] == list(FILES)
     for each in found:
@@ -55,8 +55,8 @@ def test_pinned_finds_what_the_workload_holds_and_no_more(run: Path, dump: Path)
 @pytest.mark.skipif(not DUMPS, reason=f"{RUNS_VARIABLE} names no directory with runs of the test bed")
 @pytest.mark.parametrize(("run", "dump"), DUMPS)
 def test_page_owner_sort_says_the_same_of_the_dump_and_of_the_kernel(run: Path, dump: Path) -> None:
-    if run.name.endswith("-kexec"):
-        pytest.skip("a crashing kernel cannot be read again after its dump: nothing is known to stand still")
+    if why := moves(run):
+        pytest.skip(why)
     if tool_of(run) is None:
         pytest.skip("page_owner_sort was not built: that needs the kernel's source and a compiler")
     readings = reading(run, "/sys/kernel/debug/page_owner")

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from testbed import build, cache, kernels
-from testbed.build import BuildError, Setting, Tarball
+from testbed import build, cache, configuration, kernels, running, sources
+from testbed.configuration import Setting
+from testbed.errors import BuildError
 from testbed.kernels import KERNELS, Kernel
+from testbed.sources import Tarball
 
 FRAGMENTS = sorted(kernels.FRAGMENTS.glob("*.config"))
 PATCHES = sorted(kernels.PATCHES.glob("*.patch"))
@@ -22,7 +24,7 @@ README = (kernels.HERE.parent / "README.md").read_text()
 
 
 def settings(text: str) -> list[Setting]:
-    return build.parse_fragment(text, "a.config")
+    return configuration.parse_fragment(text, "a.config")
 
 
 # ---- fragments ---------------------------------------------------------------------------------------
@@ -30,7 +32,7 @@ def settings(text: str) -> list[Setting]:
 
 @pytest.mark.parametrize("path", FRAGMENTS, ids=lambda path: path.stem)
 def test_every_line_of_a_fragment_has_a_reason_of_its_own(path: Path) -> None:
-    found = build.parse_fragment(path.read_text(), path.name)
+    found = configuration.parse_fragment(path.read_text(), path.name)
     assert found
     assert [setting.where for setting in found if len(setting.reason) < 5] == []
 
@@ -38,13 +40,13 @@ def test_every_line_of_a_fragment_has_a_reason_of_its_own(path: Path) -> None:
 @pytest.mark.parametrize("path", FRAGMENTS, ids=lambda path: path.stem)
 def test_a_reason_names_no_symbol_with_its_prefix(path: Path) -> None:
     # merge_config.sh takes any line with CONFIG_X in it for a setting of X.
-    found = build.parse_fragment(path.read_text(), path.name)
+    found = configuration.parse_fragment(path.read_text(), path.name)
     assert [setting.where for setting in found if "CONFIG_" in setting.reason] == []
 
 
 @pytest.mark.parametrize("path", FRAGMENTS, ids=lambda path: path.stem)
 def test_no_fragment_says_a_thing_twice(path: Path) -> None:
-    symbols = [setting.symbol for setting in build.parse_fragment(path.read_text(), path.name)]
+    symbols = [setting.symbol for setting in configuration.parse_fragment(path.read_text(), path.name)]
     assert len(symbols) == len(set(symbols))
 
 
@@ -57,7 +59,7 @@ def test_readme_tells_of_every_fragment(path: Path) -> None:
 def test_the_fragments_of_a_kernel_agree(kernel: Kernel) -> None:
     values: dict[str, str] = {}
     for path in kernel.fragment_files():
-        for setting in build.parse_fragment(path.read_text(), path.name):
+        for setting in configuration.parse_fragment(path.read_text(), path.name):
             assert values.setdefault(setting.symbol, setting.value) == setting.value, setting.where
 
 
@@ -96,7 +98,7 @@ def test_a_line_that_is_no_setting_is_named(line: str) -> None:
 
 def wrong(fragment: str, config: str, known: str = "A B C") -> list[str]:
     symbols = {f"CONFIG_{name}" for name in known.split()}
-    return build.check_config(settings(fragment), build.parse_config(config), symbols)
+    return configuration.check_config(settings(fragment), configuration.parse_config(config), symbols)
 
 
 def test_a_configuration_with_every_line_is_right() -> None:
@@ -145,7 +147,7 @@ def test_symbols_are_those_of_the_architecture(tmp_path: Path) -> None:
         )
     common = {"ROOT", "PAGES", "DRIVER", "ALL_ARCHES"}
     for arch, own in (("x86_64", "X86_ONLY"), ("arm64", "ARM_ONLY")):
-        names = {name.removeprefix("CONFIG_") for name in build.known_symbols(tmp_path, arch)}
+        names = {name.removeprefix("CONFIG_") for name in configuration.known_symbols(tmp_path, arch)}
         assert names == {f"{name}{suffix}" for name in {*common, own} for suffix in ("", "_2")}
 
 
@@ -155,7 +157,7 @@ def test_symbols_are_those_of_the_architecture(tmp_path: Path) -> None:
 def pristine(package: str, names: list[str], work: Path) -> Path:
     """Return a directory with those files of a kernel source, unpatched; skip where no source is at hand."""
     downloads = cache.cache_root() / "downloads"
-    at_hand = [build.INSTALLED / f"{package}.tar.xz", *downloads.glob(f"{package}_*.tar.xz")]
+    at_hand = [sources.INSTALLED / f"{package}.tar.xz", *downloads.glob(f"{package}_*.tar.xz")]
     tarball = next((path for path in at_hand if path.is_file()), None)
     if tarball is None:
         pytest.skip(f"{package} is neither installed nor in the test bed's cache")
@@ -177,10 +179,10 @@ def test_a_patch_applies_exactly(patch: Path, tmp_path: Path) -> None:
     source = pristine("linux-source-" + patch.stem.rsplit("-", 1)[1], changed, tmp_path)
     tree = tmp_path / "tree"
     shutil.copytree(source, tree)
-    build.apply_patch(patch, tree)
+    sources.apply_patch(patch, tree)
     assert "PAGE_EXT_PINNER" in (tree / "include/linux/page_ext.h").read_text()
     with pytest.raises(BuildError, match=re.escape(patch.name)):
-        build.apply_patch(patch, tree)
+        sources.apply_patch(patch, tree)
 
 
 @pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: patch.stem)
@@ -249,19 +251,19 @@ def test_the_newest_source_package_is_by_number() -> None:
         "linux-source",
         "linux-source-7.10-rt",
     ]
-    assert build._newest_name(names, "linux-source-7.*") == "linux-source-7.10"
-    assert build._newest_name(names, "linux-source-6.1") is None
-    assert build._newest_name(names, "linux-source-6.12") == "linux-source-6.12"
+    assert sources._newest_name(names, "linux-source-7.*") == "linux-source-7.10"
+    assert sources._newest_name(names, "linux-source-6.1") is None
+    assert sources._newest_name(names, "linux-source-6.12") == "linux-source-6.12"
 
 
 def test_a_source_fetched_before_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MMDUMP_TESTBED_CACHE", str(tmp_path))
-    monkeypatch.setattr(build, "INSTALLED", tmp_path / "none")
+    monkeypatch.setattr(sources, "INSTALLED", tmp_path / "none")
     downloads = tmp_path / "downloads"
     downloads.mkdir()
     for name in ("linux-source-7.1_7.1.9-1", "linux-source-7.2_7.2.2-1", "linux-source-7.2_7.2.13-1"):
         (downloads / f"{name}.tar.xz").touch()
-    found = build.find_source(kernels.Source("linux-source-7.*", "sid"), log=pytest.fail)
+    found = sources.find_source(kernels.Source("linux-source-7.*", "sid"), log=pytest.fail)
     assert (found.package, found.version) == ("linux-source-7.2", "7.2.13-1")
 
 
@@ -270,13 +272,13 @@ def test_a_source_fetched_before_is_found_again(tmp_path: Path, monkeypatch: pyt
 
 def test_a_failed_step_says_its_last_words() -> None:
     with pytest.raises(BuildError, match=r"(?s)^Trying failed \(exit status 3\):\n    one\n    two$"):
-        build._run(["sh", "-c", "echo one; echo two; exit 3"], "Trying")
+        running.run_step(["sh", "-c", "echo one; echo two; exit 3"], "Trying")
 
 
 def test_a_failed_step_says_errors_far_above_too(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with pytest.raises(BuildError) as failure:
-        build._run_logged(
+        running.run_logged(
             ["sh", "-c", "echo x.c:1: $WHAT: bad; seq 100; exit 1"], "Trying", log, {"WHAT": "error"}
         )
     lines = str(failure.value).splitlines()
@@ -288,7 +290,7 @@ def test_a_failed_step_says_errors_far_above_too(tmp_path: Path) -> None:
 
 def test_a_program_that_is_missing_is_named() -> None:
     with pytest.raises(BuildError, match=r"Trying: no-such-program: No such file"):
-        build._run(["no-such-program"], "Trying")
+        running.run_step(["no-such-program"], "Trying")
 
 
 # ---- the cache ---------------------------------------------------------------------------------------
