@@ -19,6 +19,7 @@ from mmdump.result import Result
 from mmdump.scan import run_one
 from mmdump.target import open_target
 from testbed.truth import parse_truth
+from tests.real.test_holders import explained_folios
 
 _WHERE = os.environ.get("MMDUMP_TESTBED_RUNS")
 RUNS = [
@@ -111,3 +112,24 @@ def test_no_reference_is_missing_and_none_is_too_many(run: tuple[Result, list[Sa
     balance = run[0].tables["balance"].frame
     assert balance.filter(pl.col("missing") > 0).to_dicts() == []
     assert balance.filter(pl.col("surplus") > 0).to_dicts() == []
+
+
+def test_a_page_whose_references_are_all_explained_has_no_other_holder(
+    run: tuple[Result, list[Said]], request: pytest.FixtureRequest
+) -> None:
+    name, dump = request.node.callspec.params["run"]
+    directory = Path(str(_WHERE)) / name
+    plugins = load_plugins(disabled=["*"])
+    with open_target(directory / dump, symbols=[directory / "vmlinux"]) as target:
+        kernel = Kernel(target, plugins.page_ext_clients(), plugins.recognisers)
+        pfns, users = explained_folios(kernel, 1000)
+        asked = tuple(f"{pfn:#x}" for pfn in pfns)
+        result = run_one(kernel, plugins.analyses()["holders"](pages=asked))
+    balance = result.tables["balance"].frame
+    assert len(balance) == 1000
+    assert balance["surplus"].sum() == 0
+    assert balance["missing"].sum() == 0
+    live = _live(result)
+    assert not users & set(live["pfn"])
+    # The kernel's own pages have one reference, and whoever was found has it.
+    assert set(live["kind"]) <= {"vmalloc", "pipe", "socket"}
