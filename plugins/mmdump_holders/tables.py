@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from mmdump.errors import IncompleteError, UnsupportedError
-from mmdump.holders import Holder, State
+from mmdump.holders import Counted, Holder, State
 from mmdump.result import Column, Finding, Kind, Schema, Severity, Table
 from mmdump_holders.balance import balance_table
 from mmdump_page_owner.stacks import stack_table
@@ -80,6 +80,8 @@ _TYPES: Mapping[Kind, Any] = {
     Kind.BITS: pl.Int64(),
 }
 _ORDER = {State.LIVE: 0, State.POSSIBLE: 1, State.STALE: 2}
+#: What a holder's reference counts as, where the page's own counts do not tell of it.
+_OWN = (Counted.REFERENCE.value, Counted.PIN.value)
 #: Processes that are named for one holder.
 _NAMED = 4
 
@@ -145,7 +147,9 @@ def _unnamed(kernel: Kernel) -> list[str]:
 def _held_by_table(holders: pl.DataFrame) -> Table:
     """Live holders that have references, each once."""
     frame = (
-        holders.filter((pl.col("state") == "live") & (pl.col("references") > 0))
+        holders.filter(
+            (pl.col("state") == "live") & (pl.col("references") > 0) & pl.col("counted").is_in(_OWN)
+        )
         .group_by("kind", "held_by", "name")
         .agg(
             pl.col("pfn").n_unique().cast(pl.Int64).alias("folios"),
@@ -209,10 +213,12 @@ def held_by(holder: Holder) -> str:
 def _summary(holders: Sequence[Holder], balance: pl.DataFrame) -> str:
     """Who holds how many of the folios: one sentence."""
     by: dict[str, set[int]] = {}
-    for holder in holders:
-        if holder.state is State.LIVE and holder.references:
-            who = held_by(holder) or holder.name or "nobody with a name"
-            by.setdefault(f"{holder.kind} of {who}", set()).add(holder.hit.folio)
+    live = [holder for holder in holders if holder.state is State.LIVE and holder.references]
+    # The page cache and its like are only worth a word where there is nobody else.
+    own = [holder for holder in live if holder.counted.value in _OWN]
+    for holder in own or live:
+        who = held_by(holder) or holder.name or "nobody with a name"
+        by.setdefault(f"{holder.kind} of {who}", set()).add(holder.hit.folio)
     total = len(balance)
     folios = _folios(total)
     if not by:

@@ -287,3 +287,9 @@ def test_an_account_of_no_folios_is_one() -> None:
     assert {name: len(values) for name, values in vars(account).items() if name != "kinds"} == {
         each.name: 0 for each in fields(ReferenceAccount) if each.name != "kinds"
     }
+
+
+def test_what_has_a_type_has_no_mapping_whatever_stands_there() -> None:
+    memory = Memory(3).small(0, mapping=FILE).typed(1, "slab", mapping=FILE).typed(2, "table", mapping=ANON)
+    codes = folio_kinds(memory.pages(), np.arange(3)).codes()
+    assert [KIND_NAMES[code] for code in codes.tolist()] == ["file", "other", "other"]

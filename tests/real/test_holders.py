@@ -101,7 +101,7 @@ def test_a_page_that_left_the_pipe_has_a_stale_slot_and_no_holder(
     assert result.tables["balance"].frame["missing"].sum() == 0
 
 
-def _explained(kernel: Kernel) -> tuple[list[int], set[int]]:
+def explained_folios(kernel: Kernel, count: int) -> tuple[list[int], set[int]]:
     """Random allocated folios whose references are all explained; and all such that are users' memory."""
     chosen, users = [], set()
     for pages in Ranges(kernel):
@@ -111,14 +111,14 @@ def _explained(kernel: Kernel) -> tuple[list[int], set[int]]:
         chosen.append(heads + pages.start)
         kinds = account_references(pages, heads, kernel.folio_batches).kinds
         users |= set((heads[kinds.anon | kinds.file | kinds.shmem] + pages.start).tolist())
-    found = np.random.default_rng(_SEED).choice(np.concatenate(chosen), _RANDOM, replace=False)
+    found = np.random.default_rng(_SEED).choice(np.concatenate(chosen), count, replace=False)
     return sorted(found.tolist()), users
 
 
 def test_a_page_whose_references_are_all_explained_has_no_other_holder(
     kernel: Kernel, plugins: Plugins
 ) -> None:
-    pfns, users = _explained(kernel)
+    pfns, users = explained_folios(kernel, _RANDOM)
     assert len(pfns) == _RANDOM
     result = _holders(kernel, plugins, pfns)
     balance = result.tables["balance"].frame
