@@ -19,7 +19,17 @@ if TYPE_CHECKING:
     from mmdump.kernel import Kernel
     from mmdump_page_pinner.witnesses import Witnesses
 
-__all__ = ["HISTORY", "TIMELINES", "history_of", "history_table", "timeline_table", "timelines_of"]
+__all__ = [
+    "HISTORY",
+    "ROW_COLUMNS",
+    "ROW_TYPES",
+    "TIMELINES",
+    "history_of",
+    "history_table",
+    "story",
+    "timeline_table",
+    "timelines_of",
+]
 
 HISTORY = Schema(
     "history",
@@ -67,7 +77,18 @@ TIMELINES = Schema(
     "What happened to the pages",
 )
 #: Of each page's row that is kept for its history.
-ROW_COLUMNS = ("pfn", "state", "cma_area", "owner_comm", "owner_pid", "owner_ts_nsec", "stack_id")
+ROW_TYPES = pl.Schema(
+    {
+        "pfn": pl.Int64(),
+        "state": pl.String(),
+        "cma_area": pl.String(),
+        "owner_comm": pl.String(),
+        "owner_pid": pl.Int64(),
+        "owner_ts_nsec": pl.UInt64(),
+        "stack_id": pl.Int64(),
+    }
+)
+ROW_COLUMNS = tuple(ROW_TYPES)
 
 
 def history_of(

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import polars as pl
 
 from mmdump.pagenotes import AskedPages, Fact, Section
 from mmdump_page_pinner.android_notes import event_facts, record_facts
 from mmdump_page_pinner.events import recorded_or_none
 from mmdump_page_pinner.evidence import EVIDENCE, find_held
+from mmdump_page_pinner.history import ROW_TYPES, history_of, story, timelines_of
 from mmdump_page_pinner.marks import marked, why_no_marks
+from mmdump_page_pinner.witnesses import read_witnesses
 
 if TYPE_CHECKING:
     from mmdump.kernel import Kernel
@@ -26,6 +29,7 @@ def pinner_notes(kernel: Kernel, asked: AskedPages) -> dict[int, Sequence[Sectio
     reason = why_no_marks(kernel)
     events = recorded_or_none(kernel)
     found: dict[int, Sequence[Section]] = {}
+    stories = _stories(kernel, asked) if reason is None else {}
     for pages, rows in asked.ranges():
         held = find_held(pages, kernel.folio_batches)
         marks = marked(pages.ext) if pages.ext is not None else np.zeros(len(pages), bool)
@@ -46,7 +50,21 @@ def pinner_notes(kernel: Kernel, asked: AskedPages) -> dict[int, Sequence[Sectio
                 facts.append(Fact("marked by page_pinner", words))
                 facts += record_facts(kernel, pages, row)
                 facts += event_facts(kernel, events, pages.start + row)
+                if pages.start + row in stories:
+                    facts.append(Fact("history", stories[pages.start + row]))
             else:
                 facts.append(Fact("marks", reason))
             found[pages.start + row] = [Section("pinned", facts, _RANK)]
     return found
+
+
+def _stories(kernel: Kernel, asked: AskedPages) -> dict[int, list[str]]:
+    """What the trace tells of the pages it saw."""
+    witnesses = read_witnesses(kernel)
+    if not witnesses.seen:
+        return {}
+    ranges = [(pfn, pfn + 1) for pfn in asked.pfns]
+    pfns = pl.Series("pfn", list(asked.pfns), dtype=pl.Int64)
+    pages = pl.DataFrame(schema=ROW_TYPES).clear(len(pfns)).with_columns(pfns)
+    events = history_of(witnesses, pages, ranges)
+    return {row["pfn"]: story(row).split("; ") for row in timelines_of(events, pages).iter_rows(named=True)}

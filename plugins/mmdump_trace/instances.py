@@ -51,16 +51,20 @@ class Instance:
         return "the top instance" if self.name is None else f"instance {self.name}"
 
 
-def find_instance(instances: list[Instance], name: str | None) -> Instance:
+def find_instance(instances: list[Instance], name: str | None, wrong: str | None = None) -> Instance:
     """The instance of that name, or the top one.
 
+    :param wrong: What is wrong with the list of them.
     :raises UnsupportedError: There is none.
+    :raises IncompleteError: None is known, but not all could be read.
     """
     for each in instances:
         if each.name == name:
             return each
     if name is None:
         raise IncompleteError("the top trace instance could not be found")
+    if wrong is not None:
+        raise IncompleteError(f"there is no trace instance {name} among those that could be read")
     known = ", ".join(each.name for each in instances if each.name is not None)
     raise UnsupportedError(
         f"this kernel has no trace instance {name}", f"It has: {known}" if known else "It has none by name."

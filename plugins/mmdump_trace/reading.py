@@ -36,8 +36,8 @@ class Trace:
             raise UnsupportedError(reason)
         self.layout: TraceLayout = read_trace_layout(target.prog, target.page_size)
         instances, wrong = read_instances(target, self.layout)
-        self.problems: list[str] = [] if wrong is None else [wrong]
-        self.instance: Instance = find_instance(instances, name)
+        self.problems: list[str] = []
+        self.instance: Instance = find_instance(instances, name, wrong)
         self.source = Source(
             target.reader,
             self.layout,

@@ -25,6 +25,8 @@ __all__ = ["Account", "Events", "Source", "concatenated"]
 
 #: Bytes of sub-buffers that are decoded together.
 _TOGETHER = 16 << 20
+#: Sub-buffers that are decoded together at least; the largest are of 4 MiB.
+_AT_LEAST = 16
 #: CPUs whose pages are decoded together: few pages of each would take as many steps as many do.
 _CPUS_TOGETHER = 64
 
@@ -223,7 +225,8 @@ class Source:
     def _decode(self, cpus: Sequence[_Cpu], account: Account, together: int) -> None:
         """Decode the next pages of some CPUs, all at once."""
         size = self.ring.subbuf_size
-        each = max(1, together // size // len(cpus))
+        # Of large sub-buffers some more: decoding takes as many steps for one as for several.
+        each = max(1, max(together, _AT_LEAST * size) // size // len(cpus))
         addresses, skip, owner = [], [], []
         for index, cpu in enumerate(cpus):
             taken = cpu.ring.pages[cpu.at : cpu.at + each]

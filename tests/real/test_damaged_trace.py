@@ -11,7 +11,7 @@ from drgn import FaultError
 from drgn.helpers.linux.list import list_for_each_entry
 from drgn.helpers.linux.mm import virt_to_phys
 
-from mmdump.errors import MmdumpError
+from mmdump.errors import IncompleteError, MmdumpError
 from mmdump.kernel import Kernel
 from mmdump.kernelfile import find_kernel_file
 from mmdump.plugins import Plugins
@@ -223,3 +223,12 @@ def test_random_words_in_the_tracers_structures_are_survived(damaged: Damaged, s
 
 def test_undamaged_it_is_whole(damaged: Damaged) -> None:
     assert _counted(damaged) == (994, [])
+
+
+def test_a_torn_list_of_instances_does_not_hide_the_top_one(damaged: Damaged) -> None:
+    head = damaged.kernel.target.prog["ftrace_trace_arrays"].address_
+    assert head is not None
+    damaged.write(head, _word(0x1000))
+    assert _counted(damaged) == (994, [])
+    with pytest.raises(IncompleteError, match="among those that could be read"):
+        read_events(damaged.kernel, instance="other")

@@ -8,9 +8,11 @@ import polars as pl
 import pytest
 
 from mmdump.kernel import Kernel
+from mmdump.pagenotes import AskedPages
 from mmdump.plugins import Plugins
 from mmdump.result import Result
 from mmdump.scan import run_one
+from mmdump_page_pinner.notes import pinner_notes
 from tests.conftest import Sample
 from tests.real import truth
 
@@ -103,3 +105,12 @@ def test_the_history_has_every_event_with_its_stack(pinned: Result) -> None:
     for _, rows in frame.group_by("pfn"):
         assert rows["time"].is_sorted()
         assert rows["event"][0] == "allocated"
+
+
+def test_the_facts_about_a_page_tell_its_history(kernel: Kernel, workload: truth.Workload) -> None:
+    pfns = sorted(workload.drained)[:2]
+    found = pinner_notes(kernel, AskedPages(kernel, [*pfns, 0x100]))
+    for pfn in pfns:
+        [history] = [fact.value for fact in found[pfn][0].facts if fact.label == "history"]
+        assert "by pipe_read -> page_cache_pipe_buf_release of work 70 (pipe)" in str(history[-1])
+    assert not [fact for fact in found[0x100][0].facts if fact.label == "history"]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmdump_trace import rings
+from mmdump_trace import rings, stream
 from mmdump_trace.rings import CpuRing, read_ring
 from mmdump_trace.stream import Account, Source
 from tests.trace.builders import BUFFER_PAGE, LAYOUT, CpuPages, Memory, data_event, entry, page_of
@@ -146,7 +146,9 @@ def test_counts_that_do_not_fit_the_events_are_said(memory: Memory) -> None:
     assert account.problems(_ring(memory)) == ["CPU 0: 12 events are counted, 10 were found"]
 
 
-def test_cpus_are_merged_as_the_kernel_does(memory: Memory) -> None:
+def test_cpus_are_merged_as_the_kernel_does(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    # One page after the other, where that is asked for.
+    monkeypatch.setattr(stream, "_AT_LEAST", 1)
     memory.parts[TABLE] = np.array([CPU0, CPU1], "<u8").tobytes()
     _cpu(memory).write(entries=10)
     # Its second event is older than its first: the kernel shows each CPU's events as they were written.
