@@ -18,7 +18,7 @@ __all__ = ["MarkdownPage", "markdown_text", "write_markdown"]
 #: underscore within a word is one: names of functions stay as they are.
 _SPECIAL = re.compile(r"[\\`*\[\]<~|$]|(?<![^\W_])_|_(?![^\W_])")
 #: A line that begins so is a heading, a list, a quotation or an underline.
-_LEADING = re.compile(r"^(\s*)([#+\-=:>]|\d+[.)])")
+_LEADING = re.compile(r"^(\s*)([#+\-=:>]|\d+[.)](?=\s|$))")
 #: What trackers make links of after Markdown is done; a comment between takes the sense from it.
 _LINKS = re.compile(r"(?<=[@#])(?=\w)|(?<=:)(?=//)|(?<=[wW]{3})(?=\.)")
 _BREAK = "<!---->"
