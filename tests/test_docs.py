@@ -126,9 +126,7 @@ def test_readme_shows_what_the_command_prints(mmdump: Callable[..., Run], sample
     shown = re.search(r"```console\n\$ mmdump pinned vmcore --holders\n(.*?)```", readme, re.S)
     assert shown is not None
     out = mmdump("pinned", sample.elf, "--holders").out
-    first, *rest = shown[1].split("...\n")
-    assert out.startswith(first)
-    for part in rest:
+    for part in filter(None, shown[1].split("...\n")):
         assert part in out
         out = out.partition(part)[2]
 
