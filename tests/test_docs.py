@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mmdump import hookspecs
+from mmdump.plugins import load_plugins
 from tests import test_hooks
 from tests.conftest import Run, Sample
 
@@ -55,6 +56,13 @@ def _anchors(page: Path) -> set[str]:
     """What a heading is called in links."""
     titles = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_every_command_has_a_page_and_a_line_in_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for name in load_plugins(disabled=["*"]).analyses():
+        assert (ROOT / f"docs/{name}.md").exists(), name
+        assert re.search(rf"^    mmdump {name} ", readme, re.M), name
 
 
 def test_the_documented_api_works(mmdump: Callable[..., Run], tmp_path: Path) -> None:
