@@ -23,8 +23,8 @@ from mmdump_snapshots.model.page_pinner import PinnerEvent
 from mmdump_snapshots.model.zone import Migratetype
 from mmdump_snapshots.scenarios import SCENARIOS
 from mmdump_snapshots.writer.image import Image, build, build_state
-from mmdump_snapshots.writer.state import TraceState
 from mmdump_snapshots.writer.trace import PTR_KEY
+from mmdump_snapshots.writer.tracestate import TraceState
 from mmdump_trace.files import FILES
 from mmdump_trace.read import TraceEvents, read_events
 from tests.snapshots.machines import PROFILES

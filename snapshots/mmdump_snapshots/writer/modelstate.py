@@ -13,6 +13,7 @@ from mmdump_snapshots.model.android_pinner import AndroidPinner
 from mmdump_snapshots.model.pages import ExtFlag, PageFlag, PageType
 from mmdump_snapshots.model.zone import ZONE_NAMES, Migratetype
 from mmdump_snapshots.writer.gfp import translated
+from mmdump_snapshots.writer.modelparts import slab_states, trace_state
 from mmdump_snapshots.writer.state import (
     LRU_LISTS,
     MIGRATETYPES,
@@ -29,14 +30,12 @@ from mmdump_snapshots.writer.state import (
     Record,
     ReportingState,
     RingState,
-    SlabState,
     State,
-    TagState,
     TaskState,
-    TraceEvent,
-    TraceState,
     ZoneState,
 )
+from mmdump_snapshots.writer.tagstate import SlabState, TagState
+from mmdump_snapshots.writer.tracestate import TraceState
 
 if TYPE_CHECKING:
     from mmdump_snapshots.kernels import Profile
@@ -346,55 +345,12 @@ class ModelState(State):
     @cached_property
     def slabs(self) -> Sequence[SlabState]:  # type: ignore[override]
         """The model's objects by slab."""
-        objects, tags = self._machine.objects, self._machine.alloc_tags
-        slabs = objects.slabs()
-        used: dict[int, list[int]] = {slab: [] for slab in slabs}
-        for address in sorted(objects.live):
-            used[self._machine.pages.head(address >> self.page_shift)].append(address)
-        return [
-            SlabState(
-                slab,
-                cache.name,
-                cache.size,
-                objects.capacity(cache),
-                [(address - (slab << self.page_shift)) // cache.size for address in used[slab]],
-                [tags.objects.get(address, -1) + 1 if tags is not None else 0 for address in used[slab]],
-            )
-            for slab, cache in sorted(slabs.items())
-        ]
+        return slab_states(self._machine)
 
     @cached_property
     def trace(self) -> TraceState | None:  # type: ignore[override]
         """The events of the page pinner."""
-        pinner, boot = self._machine.page_pinner, self._machine.boot
-        if pinner is None or isinstance(pinner, AndroidPinner) or not pinner.inited:
-            return None
-        frames: dict[str, int] = {}
-        base = self._addresses.direct(0)
-        return TraceState(
-            [
-                TraceEvent(
-                    each.name,
-                    each.time,
-                    each.stack_time,
-                    each.cpu,
-                    each.pid,
-                    each.comm,
-                    each.pfn,
-                    [str(flag.name).lower() for flag in PageFlag if each.flags & flag],
-                    each.count,
-                    each.mapcount,
-                    each.mapping and base + each.mapping,
-                    MIGRATETYPES[self._migratetype[each.mt]],
-                    [frames.setdefault(frame, self._resolve(frame)) for frame in each.stack],
-                    each.reason,
-                    each.err,
-                )
-                for each in pinner.events
-            ],
-            boot.trace_buf_size,
-            overwrite=boot.trace_overwrite,
-        )
+        return trace_state(self._machine, self._addresses.direct(0), self._resolve)
 
     def _is_owned(self, rows: slice) -> bool:
         """Whether any of these pages has a flag or a record: every record has a stack.

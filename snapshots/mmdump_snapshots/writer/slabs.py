@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from mmdump_snapshots.writer.arena import Arena, Struct
     from mmdump_snapshots.writer.pages import PageWriter
-    from mmdump_snapshots.writer.state import SlabState, State
+    from mmdump_snapshots.writer.state import State
+    from mmdump_snapshots.writer.tagstate import SlabState
 
 __all__ = ["write_slabs"]
 

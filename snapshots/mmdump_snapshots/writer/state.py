@@ -15,6 +15,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from mmdump_snapshots.writer.tagstate import SlabState, TagState
+from mmdump_snapshots.writer.tracestate import TraceState
+
 __all__ = [
     "CHUNK",
     "FOLIO_FIELDS",
@@ -33,12 +36,8 @@ __all__ = [
     "Record",
     "ReportingState",
     "RingState",
-    "SlabState",
     "State",
-    "TagState",
     "TaskState",
-    "TraceEvent",
-    "TraceState",
     "ZoneState",
 ]
 
@@ -263,94 +262,6 @@ class CmaState:
     ranges: Sequence[tuple[int, int]]
     order_per_bit: int
     allocated: Sequence[Bools]
-
-
-@dataclass(frozen=True)
-class TraceEvent:
-    """An event of the page pinner, and the stack that was recorded after it.
-
-    :ivar name: Of the event.
-    :ivar time: On the trace's clock, ns.
-    :ivar stack_time: The same of the stack.
-    :ivar flags: Names of page flags, as in ``PG_locked``.
-    :ivar mapping: ``page->mapping`` with its tag bits, a virtual address.
-    :ivar mt: Migratetype by name, of :data:`MIGRATETYPES`.
-    :ivar stack: Return addresses, innermost first.
-    :ivar reason: What it was to be migrated for, in an event of the RFC's second version that says so.
-    :ivar err: What came of that.
-    """
-
-    name: str
-    time: int
-    stack_time: int
-    cpu: int
-    pid: int
-    comm: str
-    pfn: int
-    flags: Sequence[str]
-    count: int
-    mapcount: int
-    mapping: int
-    mt: str
-    stack: Sequence[int]
-    reason: str | None = None
-    err: int = 0
-
-
-@dataclass(frozen=True)
-class TraceState:
-    """A trace instance.
-
-    :ivar events: What it recorded, or was to record, in order of time.
-    :ivar buffer_size: Bytes of each CPU's ring buffer; 0 for as many as hold all of it.
-    :ivar overwrite: Whether the newest events take the place of the oldest; if not, they are lost.
-    :ivar subbuf_order: Of sub-buffers (6.8).
-    :ivar consumed: How many entries of a CPU somebody has read from ``trace_pipe``.
-    :ivar instances: Of the top one: others by name, in the order in which they were made.
-    """
-
-    events: Sequence[TraceEvent]
-    buffer_size: int = 0
-    overwrite: bool = True
-    subbuf_order: int = 0
-    consumed: Mapping[int, int] = field(default_factory=dict)
-    instances: Mapping[str, TraceState] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class TagState:
-    """Memory allocation profiling.
-
-    :ivar functions: Those that have a tag and counters.
-    :ivar bytes: By CPU and function.
-    :ivar calls: By CPU and function.
-    :ivar compressed: Whether pages have the numbers of tags in ``flags``, not pointers in page_ext.
-    """
-
-    functions: Sequence[str]
-    bytes: Sequence[Sequence[int]]
-    calls: Sequence[Sequence[int]]
-    compressed: bool = False
-
-
-@dataclass(frozen=True)
-class SlabState:
-    """A slab.
-
-    :ivar pfn: Its first page.
-    :ivar cache: Name of its cache.
-    :ivar size: Bytes from one object to the next.
-    :ivar objects: How many it has room for.
-    :ivar used: Numbers of those in use, ascending.
-    :ivar tags: Of each of these, index into ``State.tags.functions`` plus one, or 0.
-    """
-
-    pfn: int
-    cache: str
-    size: int
-    objects: int
-    used: Sequence[int]
-    tags: Sequence[int]
 
 
 @dataclass(frozen=True)

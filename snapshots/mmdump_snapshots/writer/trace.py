@@ -11,14 +11,15 @@ import numpy as np
 from mmdump_snapshots.kernels.rodata import page_pinner_print_fmt
 from mmdump_snapshots.model.era import Pinner
 from mmdump_snapshots.writer.ring_buffer import HEADER, CpuBuffer, SubBuffer
-from mmdump_snapshots.writer.state import State, TraceState
+from mmdump_snapshots.writer.state import State
+from mmdump_snapshots.writer.tracestate import TraceState
 from mmdump_snapshots.writer.zones import zone_numbers
 
 if TYPE_CHECKING:
     from mmdump_snapshots.kernels import Profile
     from mmdump_snapshots.writer.arena import Arena, Struct
     from mmdump_snapshots.writer.pages import PageFields
-    from mmdump_snapshots.writer.state import TraceEvent
+    from mmdump_snapshots.writer.tracestate import TraceEvent
 
 __all__ = ["PINNER_FIELDS", "PTR_KEY", "cpu_buffers", "event_types", "write_trace"]
 
