@@ -110,7 +110,8 @@ def _held(row: Mapping[str, Any], freed: list[dict[str, Any]], lost: int) -> Fin
         text += "; no put by anybody else is in the trace, from which older events are lost"
     else:
         only = "only the migration put references of its own" if row["migration_puts"] else "nobody put any"
-        text += f"; since then {only}: what holds them was got before, and has no put yet"
+        them = "it" if row["pages"] == 1 else "them"
+        text += f"; since then {only}: what holds {them} was got before, and has no put yet"
     peer = next(
         (
             each
@@ -145,7 +146,13 @@ def _holder(row: Mapping[str, Any]) -> str:
 
 
 def _where(row: Mapping[str, Any], state: str) -> str:
-    if not row["put_by"]:
-        return f"{state} AND put_by IS NULL"
-    quoted = str(row["put_by"]).replace("'", "''")
-    return f"{state} AND put_by = '{quoted}'"
+    """The condition that selects the rows of a group."""
+    terms = [state, *(_is(name, row[name]) for name in ("owner", "put_by"))]
+    return " AND ".join(terms)
+
+
+def _is(name: str, value: str | None) -> str:
+    if not value:
+        return f"{name} IS NULL"
+    quoted = value.replace("'", "''")
+    return f"{name} = '{quoted}'"
