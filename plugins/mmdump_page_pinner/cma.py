@@ -163,7 +163,7 @@ def cma_findings(
                 Severity.PROBLEM,
                 f"CMA {row['area']}: {mib(row['size'])} MiB; {row['blockers']} "
                 f"page{'s block' if row['blockers'] != 1 else ' blocks'} it{who_holds(groups, row['area'])}; "
-                f"{_held_now(holders, row, page_size)}{runs_known}.",
+                f"{_held_now(holders, groups, row, page_size)}{runs_known}.",
                 "groups",
                 f"cma = '{quoted}' AND state = 'held'",
                 about=row["area"],
@@ -172,15 +172,18 @@ def cma_findings(
     return found
 
 
-def _held_now(holders: pl.DataFrame | None, area: dict[str, Any], page_size: int) -> str:
-    """Who has to let go of the pages of an area, as a part of a sentence; empty where that is not known."""
+def _held_now(
+    holders: pl.DataFrame | None, groups: pl.DataFrame, area: dict[str, Any], page_size: int
+) -> str:
+    """Who has to let go of the pages of an area, as a part of a sentence; empty where nobody looked."""
     if holders is None:
         return ""
     first = area["base_pfn"]
     inside = pl.col("pfn").is_between(first, first + area["size"] // page_size - 1)
+    live = holders.filter(inside, pl.col("state") == "live", pl.col("references") > 0)
+    held = groups.filter((pl.col("state") == "held") & (pl.col("cma_area") == area["area"]))["folios"].sum()
     by = (
-        holders.filter(inside, pl.col("state") == "live", pl.col("references") > 0)
-        .with_columns(
+        live.with_columns(
             who=pl.coalesce(
                 pl.when(pl.col("held_by") != "").then(pl.col("held_by")), "name", pl.lit("nobody with a name")
             )
@@ -192,6 +195,9 @@ def _held_now(holders: pl.DataFrame | None, area: dict[str, Any], page_size: int
     parts = [f"{row['folios']} by {row['kind']} of {row['who']}" for row in by.head(_NAMED).to_dicts()]
     if len(by) > _NAMED:
         parts.append(f"and {len(by) - _NAMED} other holders")
+    unknown = held - live["pfn"].n_unique()
+    if unknown > 0:
+        parts.append(f"{unknown} by what was not found")
     return f"now held: {', '.join(parts)}; " if parts else ""
 
 
