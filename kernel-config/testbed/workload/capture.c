@@ -3,15 +3,15 @@
  * work capture LIST DIRECTORY: the kernel's own files before and after a dump.
  *
  * Reading must not move what is read. So everything is prepared first: files stay open, each is read
- * once to learn its size and once more into memory that is allocated, touched and locked. Then come
- * the reading before the dump, the dump, and the reading after it in the reverse order; between the
- * first byte of the one and the last byte of the other this process allocates nothing. Only then
- * are the files written out.
+ * once to learn its size and once more into memory that is allocated, touched and locked. Then, after
+ * a pause, come the reading before the dump of those that were kept open, the dump, and the reading
+ * after it in the reverse order; from the first byte of the one until those have been read again this
+ * process allocates nothing. Only at the end are the files written out.
  *
  * LIST has lines "MODE PATTERN": a glob(3) pattern of paths, or "dmesg". Modes:
  *   once    constant, or not worth a second reading: before only
  *   keep    opened once, read again from its start
- *   reopen  its text is made when it is opened
+ *   reopen  its text is made when it is opened; before the pause, and last after the dump
  * A "?" before the mode: most kernels do not have the file, which is not worth a line in the truth.
  * It speaks with the host over stdin and stdout, in lines that begin with "@@".
  */
@@ -197,10 +197,18 @@ static void prepare(void)
 	say("capture pid=%d files=%zu room=%zu", getpid(), file_count, total);
 }
 
-static void read_before(void)
+/* Some allocate to be read, and what they free then lies on per-CPU lists for seconds. */
+static void read_all_before(void)
 {
 	for (size_t i = 0; i < file_count; i++)
 		read_into(i, 0);
+}
+
+static void read_before(void)
+{
+	for (size_t i = 0; i < file_count; i++)
+		if (files[i].mode == KEEP)
+			read_into(i, 0);
 }
 
 static void read_after(void)
@@ -256,7 +264,7 @@ int capture(int argc, char **argv)
 	read_list(argv[0]);
 	tell("preparing");
 	prepare();
-	read_before();
+	read_all_before();
 	tell("quiet");
 	sleep(QUIET_SECONDS);
 	read_before();
