@@ -89,3 +89,15 @@ def test_only_records_that_stood_still_must_be_equal() -> None:
 def test_page_owner_records_are_told_apart_by_pfn_in_either_base() -> None:
     text = b"Page allocated via order 0\nPFN 0x10 type\n a\n\nPage allocated via order 0\nPFN 17 type\n b\n\n"
     assert set(page_owner_records(text)) == {16, 17}
+
+
+def test_a_slab_may_leave_the_partial_list_and_come_back_between_readings() -> None:
+    def record(flags: str) -> bytes:
+        return f"Page allocated via order 1\nPFN 0x10 type Unmovable Flags {flags}\n new_slab\n\n".encode()
+
+    file = "/sys/kernel/debug/page_owner"
+    on, off = record("0x1240(workingset|head|node=0)"), record("0x1040(head|node=0)")
+    found = compare(file, on, off, off)
+    assert (found.stable, found.moved, found.differences) == (0, 1, [])
+    assert compare(file, record("0x1044(head|node=0)"), off, off).differences
+    assert compare(file, record("0x1240(workingset|head|node=1)"), off, off).differences
