@@ -51,12 +51,17 @@ class Sample:
             return file.read()
 
 
-def _decompressed(source: Path, target: Path) -> None:
-    if not target.exists():
-        part = target.with_name(target.name + ".part")
+def _placed(source: Path, target: Path) -> None:
+    """Put a file there, decompressed if its suffix is .zst, whole or not at all: others may do the same."""
+    if target.exists():
+        return
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    if source.suffix == ".zst":
         with zstandard.open(source, "rb") as file, part.open("wb") as out:
             shutil.copyfileobj(file, out, 1 << 22)
-        part.rename(target)
+    else:
+        shutil.copy(source, part)
+    part.rename(target)
 
 
 @pytest.fixture(scope="session")
@@ -75,10 +80,9 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
     else:
         directory = tmp_path_factory.mktemp("sample")
     found = Sample(source, directory)
-    _decompressed(source / "vmcore.elf.zst", found.elf)
-    _decompressed(source / "vmlinux.debug.zst", found.vmlinux)
-    if not found.kdump.exists():
-        shutil.copy(source / found.kdump.name, found.kdump)
+    _placed(source / "vmcore.elf.zst", found.elf)
+    _placed(source / "vmlinux.debug.zst", found.vmlinux)
+    _placed(source / found.kdump.name, found.kdump)
     return found
 
 
