@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
 from mmdump.errors import IncompleteError, MmdumpError, UnsupportedError
+from mmdump.guard import Attempt, Guard, Outcome, OutOfTimeError, Progress
 from mmdump.malloc import keep_freed_memory
 from mmdump.result import Coverage, Result, RowSink, Schema, Table
 from mmdump.target.reader import ReadStatus
@@ -23,11 +23,6 @@ if TYPE_CHECKING:
     from mmdump.kernel.page import PageRange
 
 __all__ = ["Collect", "OutOfTimeError", "Outcome", "Progress", "Ranges", "run", "run_guarded", "run_one"]
-
-T = TypeVar("T")
-
-#: Called with (pages done, pages in all) after each range.
-Progress = Callable[[int, int], None]
 
 #: Rows that wait for a batch: enough that what a frame costs whatever its length no longer matters.
 _BATCH_ROWS = 1 << 14
@@ -64,28 +59,6 @@ class Collect:
         return Table(self._schema, pl.concat(self._frames))
 
 
-class OutOfTimeError(Exception):
-    """An analysis took longer than it may."""
-
-
-def _too_long(most: float) -> str:
-    return f"it took more than the {most:g} seconds it was given"
-
-
-@dataclass
-class Outcome:
-    """What became of one analysis among others.
-
-    :param result: None when it failed, or was dropped.
-    :param error: Why it was: what it raised, or :class:`OutOfTimeError`.
-    :param seconds: Time it took for itself; columns of pages that several need are charged to the first.
-    """
-
-    result: Result | None = None
-    error: Exception | None = None
-    seconds: float = 0.0
-
-
 @dataclass(eq=False)
 class _Run:
     """One analysis under way: rows wait until they make a batch, and what batches keep is folded."""
@@ -93,54 +66,18 @@ class _Run:
     analysis: Analysis
     state: Any
     sink: RowSink
-    guard: _Guard | None = None
-    outcome: Outcome = field(default_factory=Outcome)
+    attempt: Attempt = field(default_factory=Attempt)
     waiting: dict[str, list[Columns]] = field(default_factory=dict)
     waiting_rows: int = 0
     kept: dict[str, list[pl.DataFrame]] = field(default_factory=dict)
     kept_rows: dict[str, int] = field(default_factory=dict)
 
-    def call(self, what: Callable[..., T], *given: Any) -> T | None:
-        """Call a part of the analysis; where it is guarded, None if that fails or it is out of time."""
-        if self.guard is None:
-            return what(*given)
-        if self.outcome.error is not None:
-            return None
-        begun = time.monotonic()
-        try:
-            return what(*given)
-        except Exception as error:
-            self.outcome.error = error
-            return None
-        finally:
-            self.outcome.seconds += time.monotonic() - begun
-
-    def watched(self, progress: Progress | None) -> Progress | None:
-        """Progress of work that it does for itself, which ends when it is out of time.
-
-        :raises OutOfTimeError: What is returned does, when it is called after that.
-        """
-        most = None if self.guard is None else self.guard.most
-        if most is None:
-            return progress
-        end = time.monotonic() + most - self.outcome.seconds
-
-        def report(done: int, total: int) -> None:
-            if time.monotonic() > end:
-                raise OutOfTimeError(_too_long(most))
-            if progress is not None:
-                progress(done, total)
-
-        return report
-
     def in_time(self) -> bool:
-        """Whether it goes on: it has not failed, and has time left."""
-        outcome, most = self.outcome, None if self.guard is None else self.guard.most
-        if outcome.error is None and most is not None and outcome.seconds > most:
-            outcome.error = OutOfTimeError(_too_long(most))
-        if outcome.error is not None:
-            self.waiting, self.kept = {}, {}
-        return outcome.error is None
+        """Whether it goes on; what it has so far is let go if not."""
+        if self.attempt.in_time():
+            return True
+        self.waiting, self.kept = {}, {}
+        return False
 
     def take(self, parts: Mapping[str, Columns]) -> None:
         """Take the rows of one range."""
@@ -198,16 +135,6 @@ def run_one(
     return result
 
 
-@dataclass(frozen=True)
-class _Guard:
-    """That analyses do not cost one another.
-
-    :param most: Seconds that each may take; None for no limit.
-    """
-
-    most: float | None
-
-
 def run(
     kernel: Kernel,
     analyses: Sequence[Analysis],
@@ -235,7 +162,7 @@ def run_guarded(
     :param most: Seconds that each may take: one that takes more is dropped between two ranges.
     :return: One outcome for each analysis.
     """
-    return _run(kernel, analyses, sinks, progress, _Guard(most))
+    return _run(kernel, analyses, sinks, progress, Guard(most))
 
 
 def _run(
@@ -243,19 +170,19 @@ def _run(
     analyses: Sequence[Analysis],
     sinks: Sequence[RowSink | None],
     progress: Progress | None,
-    guard: _Guard | None,
+    guard: Guard | None,
 ) -> list[Outcome]:
     kernel.progress = progress
     runs = []
     for index, analysis in enumerate(analyses):
         sink = (sinks[index] if index < len(sinks) else None) or Collect()
         asked = analysis if analysis.stream is None else analysis.only(sink.needs(analysis.stream))
-        one = _Run(asked, None, sink, guard)
-        one.state = one.call(asked.start, kernel)
+        one = _Run(asked, None, sink, Attempt(guard))
+        one.state = one.attempt.call(asked.start, kernel)
         runs.append(one)
-    scanning = [one for one in runs if one.call(one.analysis.wants_pages, kernel)]
+    scanning = [one for one in runs if one.attempt.call(one.analysis.wants_pages, kernel)]
     # A kernel whose page_ext mmdump does not know may still do for analyses that need none.
-    ext = any(one.call(_wants_ext, kernel, one.analysis) for one in scanning)
+    ext = any(one.attempt.call(_wants_ext, kernel, one.analysis) for one in scanning)
     ranges = Ranges(kernel, ext=ext, progress=progress)
     try:
         begun = _scan(ranges, runs, scanning)
@@ -264,14 +191,16 @@ def _run(
             raise
         begun = False
         for one in scanning:
-            one.outcome.error = one.outcome.error or error
+            one.attempt.outcome.error = one.attempt.outcome.error or error
     if not begun:
         _begin(runs)
     for one in runs:
         if one.in_time():
-            kernel.progress = one.watched(progress)
-            one.outcome.result = one.call(_finish, kernel, one, ranges if one in scanning else None)
-    return [one.outcome for one in runs]
+            kernel.progress = one.attempt.watched(progress)
+            one.attempt.outcome.result = one.attempt.call(
+                _finish, kernel, one, ranges if one in scanning else None
+            )
+    return [one.attempt.outcome for one in runs]
 
 
 def _wants_ext(kernel: Kernel, analysis: Analysis) -> bool:
@@ -283,14 +212,14 @@ def _scan(ranges: Ranges, runs: Sequence[_Run], scanning: Sequence[_Run]) -> boo
     begun = False
     going = [one for one in scanning if one.in_time()]
     for pages in ranges if going else ():
-        parts = [one.call(one.analysis.scan, pages, one.state) for one in going]
+        parts = [one.attempt.call(one.analysis.scan, pages, one.state) for one in going]
         # Not before: what keeps the first range from being read leaves no half of an answer behind.
         if not begun:
             _begin(runs)
             begun = True
         for one, found in zip(going, parts, strict=True):
             if found is not None:
-                one.call(one.take, found)
+                one.attempt.call(one.take, found)
         del pages, parts
         going = [one for one in going if one.in_time()]
         if all(one.sink.satisfied for one in going):

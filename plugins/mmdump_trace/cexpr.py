@@ -2,8 +2,7 @@
 
 ``"pfn=0x%lx flags=%s", REC->pfn, (REC->flags) ? __print_flags(REC->flags, "|", {1UL << PG_locked, "locked"})
 : "none"``: not quite C, as arguments may be lists in braces, and types appear that only the kernel knows. It
-    is
-read by recursive descent into a tree of tuples; what it means is :mod:`mmdump_trace.evaluate`'s to say.
+is read by recursive descent into a tree of tuples; what it means is :mod:`mmdump_trace.expressions`' to say.
 """
 
 from __future__ import annotations
