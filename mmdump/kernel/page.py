@@ -1,8 +1,8 @@
 """``struct page`` as columns: flags, page type, compound head and order, reference, map and pin counts.
 
 A :class:`PageRange` is one bulk read, its columns decoded when first asked for. It is put together from what
-the pages store (:mod:`.page_columns`), which of them are one folio (:mod:`.page_folios`) and what they are
-(:mod:`.page_types`); how often folios are mapped and pinned, and what surrounds pages, is here. Mirrors
+the pages store (``page_columns``), which of them are one folio (``page_folios``) and what they are
+(``page_types``); how often folios are mapped and pinned, and what surrounds pages, is here. Mirrors
 ``include/linux/page-flags.h`` and ``include/linux/mm.h``.
 """
 
@@ -45,7 +45,7 @@ class PageRange(TypedPages):
     """The pages [start, end): at most 2**16, starting at a multiple of it or where memory starts.
 
     Every column is an array of one value per page, decoded when first used. Rows that could not be read
-    hold zeros (or False) in every column; :attr:`readable` tells them apart.
+    hold zeros (or False) in every column; ``readable`` tells them apart.
     """
 
     def __init__(
