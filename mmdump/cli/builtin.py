@@ -55,10 +55,11 @@ def cat_command(
 ) -> None:
     """Print a proc, sysfs or debugfs file as the kernel would have printed it at the moment of the dump.
 
-    FILE is its path on a running machine, or the end of it.
+    FILE is its path on a running machine, or the end of it. A terminal gets control characters escaped; a
+    file or a pipe gets the very bytes.
     """
     from mmdump.kernelfile import find_kernel_file
-    from mmdump.render import open_output
+    from mmdump.render import open_output, visible
 
     shared = shared_of(ctx)
     files = shared.plugins.kernel_files()
@@ -76,7 +77,7 @@ def cat_command(
         opened(shared, vmcore, **given) as kernel,
         progress_bar(quiet or (output is None and sys.stdout.isatty())) as progress,
     ):
-        missing = _write_file(wanted, kernel, out, progress)
+        missing = _write_file(wanted, kernel, visible(out), progress)
         dump = kernel.target.dump
     # Bytes alone cannot say what is missing from them.
     for sentence in [*([dump.truncated] if dump is not None and dump.truncated else ()), *missing]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import cached_property, partial, wraps
 from typing import TYPE_CHECKING, TypeVar
 
 from drgn import BadDataError, FaultError
 
-from mmdump.errors import IncompleteError, UnsupportedError
+from mmdump.errors import IncompleteError, MmdumpError, UnsupportedError
 from mmdump.kernel.cma import CmaArea, read_cma_areas
 from mmdump.kernel.depot_records import DepotRecords, read_records
 from mmdump.kernel.depot_state import DepotState, read_depot_state
@@ -42,12 +43,13 @@ T = TypeVar("T")
 def _kernel_fact(what: str) -> Callable[[Callable[[Kernel], T]], cached_property[T]]:
     """A fact about the kernel, read once; what goes wrong while it is read becomes a clear error.
 
+    That it cannot be read is found out once, too: to look through damaged tables may take long.
+
     :param what: What the fact is called in such an error.
     """
 
     def decorate(read: Callable[[Kernel], T]) -> cached_property[T]:
-        @wraps(read)
-        def guarded(kernel: Kernel) -> T:
+        def translated(kernel: Kernel) -> T:
             try:
                 return read(kernel)
             except (FaultError, BadDataError) as error:
@@ -63,6 +65,18 @@ def _kernel_fact(what: str) -> Callable[[Callable[[Kernel], T]], cached_property
                     f"mmdump does not know {what} of this kernel: {error}",
                     "Is the debug info complete, and that of this kernel?",
                 ) from error
+
+        @wraps(read)
+        def guarded(kernel: Kernel) -> T:
+            failed: dict[str, MmdumpError] = vars(kernel).setdefault("_failed", {})
+            if read.__name__ in failed:
+                raise copy(failed[read.__name__])
+            try:
+                return translated(kernel)
+            except MmdumpError as error:
+                # A copy has no traceback, which would keep all that was read alive.
+                failed[read.__name__] = copy(error)
+                raise
 
         return cached_property(guarded)
 

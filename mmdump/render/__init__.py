@@ -12,7 +12,7 @@ from mmdump.render.escape import escape
 from mmdump.render.folded import FoldedRenderer
 from mmdump.render.json import JsonRenderer
 from mmdump.render.jsonl import JsonlRenderer
-from mmdump.render.output import open_output
+from mmdump.render.output import open_output, visible
 from mmdump.render.parquet import ParquetRenderer
 from mmdump.render.pprof import PprofRenderer
 from mmdump.render.query import Query, QueryStream
@@ -34,6 +34,7 @@ __all__ = [
     "open_output",
     "open_renderer",
     "register",
+    "visible",
 ]
 
 register(FormatSpec("text", TextRenderer, one_table=False, suffixes=(".txt",)))

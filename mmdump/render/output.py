@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import io
 import os
+import re
 import stat
 import sys
 import tempfile
@@ -14,11 +15,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
 
 from mmdump.errors import UsageError
+from mmdump.render.escape import escape
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["open_output"]
+__all__ = ["open_output", "visible"]
 
 
 @contextmanager
@@ -69,6 +71,34 @@ def open_output(path: str | os.PathLike[str] | None, force: bool = False) -> Ite
         # Gone already if all went well.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+
+
+def visible(out: BinaryIO) -> BinaryIO:
+    r"""The output for bytes that may hold text from a dump as it is, such as a kernel file's.
+
+    A terminal gets it with all but newlines and tabs escaped that is not plainly visible (see
+    :func:`~mmdump.render.escape.escape`) and bytes that are no UTF-8 as ``\xNN``; anything else gets the
+    very bytes.
+    """
+    return cast("BinaryIO", _Visible(out)) if out.isatty() else out
+
+
+class _Visible(io.BufferedIOBase):
+    """Bytes as text that does nothing to a terminal."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        self._out = out
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Buffer, /) -> int:
+        raw = bytes(data)
+        pieces = re.split(r"([\n\t])", self._decoder.decode(raw))
+        pieces[::2] = map(escape, pieces[::2])
+        self._out.write("".join(pieces).encode())
+        return len(raw)
 
 
 class _AsText(io.BufferedIOBase):

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmdump.errors import IncompleteError, MmdumpError, UnsupportedError
+from mmdump.kernel import Kernel
 from mmdump.kernel.memmap import RANGE_PAGES, MemMap, read_memmap
 from tests.kernel.builders import VMEMMAP, Kernelish, sections
 
@@ -220,3 +221,21 @@ def _without(target: SimpleNamespace, name: str) -> drgn.Program:
     if name != "struct page":
         kernel.struct("page", 64, {})
     return kernel.prog
+
+
+def test_a_page_array_that_cannot_be_read_is_not_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def damaged(target: object) -> MemMap:
+        asked.append(target)
+        raise drgn.FaultError("not there", 0x1000)
+
+    monkeypatch.setattr("mmdump.kernel.read_memmap", damaged)
+    kernel = Kernel(SimpleNamespace())  # type: ignore[arg-type]
+    said = []
+    for _ in range(3):
+        with pytest.raises(IncompleteError, match="the page array could not be read") as raised:
+            _ = kernel.memmap
+        said.append((str(raised.value), raised.value.hint))
+    assert len(asked) == 1
+    assert len(set(said)) == 1

@@ -7,6 +7,7 @@ import io
 import os
 import stat
 import sys
+import tty
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from mmdump.errors import UsageError
-from mmdump.render import open_output
+from mmdump.render import open_output, visible
 
 
 def write(path: Path, content: bytes, then: Callable[[], object], force: bool = False) -> None:
@@ -160,3 +161,25 @@ def test_what_was_printed_before_comes_first(capfd: pytest.CaptureFixture[str]) 
     with open_output(None) as out:
         out.write(b"after\n")
     assert capfd.readouterr().out == "before\nafter\n"
+
+
+HOSTILE = b"comm \x1b]0;owned\x07\tcaf\xc3\xa9 \xc2\x9b1m \xe2\x80\xae\xff\r\n\0"
+
+
+def test_a_terminal_gets_no_control_character_of_a_dump() -> None:
+    master, slave = os.openpty()
+    tty.setraw(slave)
+    with open(slave, "wb", buffering=0) as terminal:
+        out = visible(terminal)
+        # In pieces that cut characters in two.
+        for byte in HOSTILE:
+            out.write(bytes([byte]))
+        shown = os.read(master, 1 << 10)
+    os.close(master)
+    assert shown.decode() == ("comm \\x1b]0;owned\\x07\tcafé \\x9b1m \\u202e\\xff\\r\n\\x00")
+
+
+def test_what_is_no_terminal_gets_the_very_bytes(tmp_path: Path) -> None:
+    with open_output(tmp_path / "out") as out:
+        visible(out).write(HOSTILE)
+    assert (tmp_path / "out").read_bytes() == HOSTILE

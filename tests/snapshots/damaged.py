@@ -14,15 +14,20 @@ import sys
 import tempfile
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mmdump_snapshots.writer.damage import Change, Damage
 from mmdump_snapshots.writer.flatten import flatten
 from mmdump_snapshots.writer.memory import PhysicalMemory
+
+if TYPE_CHECKING:
+    from mmdump_snapshots.writer.damage import Ranges
+    from mmdump_snapshots.writer.image import Image
 
 #: What a damaged dump was made as: container, compression, makedumpfile's level.
 BASES = {
@@ -40,7 +45,25 @@ COMMANDS = (
     ("page-owner", "{}"),
     ("cat", "{}", "page_owner"),
     ("cat", "{}", "kpageflags"),
+    ("holders", "{}", "HELD", "-f", "json"),
+    ("holders", "{}", "HELD", "ANY", "--phys", "--pfn-values", "--everywhere"),
+    ("pinned", "{}", "--holders", "-f", "json"),
+    ("page", "{}", "HELD", "ANY", "--holders", "-f", "json"),
+    ("trace", "{}", "-f", "json"),
+    ("trace", "{}"),
+    ("alloc-tags", "{}", "-f", "json"),
+    ("pinner-events", "{}", "-f", "json"),
+    ("map", "{}", "-f", "json"),
+    ("report", "{}", "-f", "md"),
+    ("report", "{}", "-f", "json"),
+    ("cat", "{}", "/sys/kernel/tracing/trace"),
+    ("cat", "{}", "/proc/allocinfo"),
+    ("cat", "{}", "page_pinner/buffer"),
 )
+#: Of these a result says no coverage: they walk lists, or name pages one by one.
+NO_COVERAGE = {"trace", "pinner-events", "page"}
+#: What a result says that is not whole.
+SAYS_WHY = rb"incomplete|could not|cannot|is not in the dump|are not in the dump|is torn|garbage|left out"
 MASK = (1 << 64) - 1
 PAGE_DESC = np.dtype([("offset", "<i8"), ("size", "<u4"), ("flags", "<u4"), ("page_flags", "<u8")])
 #: Memory that a command may take, whatever the dump says: bytes.
@@ -54,7 +77,8 @@ def build(profile_name: str, directory: Path) -> None:
     from mmdump_snapshots.writer.targets import targets
 
     kernel = profile(profile_name)
-    scenario = next(each for each in SCENARIOS if each.name == "cma-failure")
+    scenario = next(each for each in SCENARIOS if each.name == "cma-shared")
+    scenario = replace(scenario, boot={**scenario.boot, "mem_profiling": True})
     image = scenario.image(kernel, memory=(128 << 20) << (kernel.page_shift - 12), seed=3)
     directory.mkdir(parents=True)
     (directory / "vmlinux").write_bytes(image.vmlinux.elf)
@@ -66,10 +90,24 @@ def build(profile_name: str, directory: Path) -> None:
         "ram": image.memory.ram,
         "page_size": kernel.page_size,
         "direct": image.addresses.direct(0),
-        "targets": targets(image),
+        "targets": targets(image) | {"objects": others(image, targets(image))},
         "layouts": layouts,
+        "held": [page["pfn"] for page in image.truth["pinned"]],
     }
     (directory / "facts.json").write_text(json.dumps(facts))
+
+
+def others(image: Image, known: Ranges) -> list[tuple[int, int]]:
+    """Pages with something else in them than the structures known by name: tasks, slabs, files, pipes, ring
+    buffers, what is traced by them, strings.
+    """
+    page, taken = image.addresses.page_size, [each for ranges in known.values() for each in ranges]
+    return [
+        (at, at + page)
+        for start, end in image.memory.ram
+        for at in range(start, end, page)
+        if any(image.memory.read(at, page)) and not any(low < at + page and at < high for low, high in taken)
+    ]
 
 
 class Base:
@@ -86,6 +124,7 @@ class Base:
         self.targets: dict[str, list[tuple[int, int]]] = facts["targets"]
         self.layouts: dict[str, dict[str, list[tuple[int, int]]]] = facts["layouts"]
         self.ram: list[tuple[int, int]] = facts["ram"]
+        self.held: list[int] = facts["held"]
         self.offsets = load_segments(directory / "elf")
         self.memory = self._memory()
 
@@ -202,10 +241,17 @@ class Worker:
         :return: What was done, and what was wrong with what they did: nothing is all well.
         """
         path, what = self.damaged(seed)
+        base = self._bases[what.partition(",")[0]]
+        rng = Random(~seed)
         problems = []
         times = {}
-        for command in COMMANDS if every else Random(~seed).sample(COMMANDS, 2):
-            words = [word.format(path) for word in command]
+        for command in COMMANDS if every else rng.sample(COMMANDS, 2):
+            start, end = rng.choice(base.ram)
+            pages = {
+                "HELD": rng.choice(base.held),
+                "ANY": rng.randrange(start // base.page_size, end // base.page_size),
+            }
+            words = [str(pages[word]) if word in pages else word.format(path) for word in command]
             began = time.monotonic()
             status, out, err = called(words)
             times[" ".join(command)] = round(time.monotonic() - began, 2), status, err[:2000]
@@ -246,7 +292,7 @@ def wrong(command: tuple[str, ...], status: int, out: bytes, err: str) -> list[s
         found.append(f"stderr: {err[-3000:]}")
     if status in (2, 3, 4) and not re.search(r"^mmdump: \S.*", err, re.MULTILINE):
         found.append(f"exit status {status}, and no sentence says why: {err!r}")
-    if status == 5 and not err.strip() and not re.search(rb"incomplete|could not|is not in the dump", out):
+    if status == 5 and not err.strip() and not re.search(SAYS_WHY, out):
         found.append("exit status 5, and nothing says what is missing")
     if status == 0 and not out and not err:
         found.append("success, and nothing is said")
@@ -256,13 +302,16 @@ def wrong(command: tuple[str, ...], status: int, out: bytes, err: str) -> list[s
 
 
 def wrong_document(command: str, status: int, document: dict[str, Any]) -> list[str]:
+    if command == "report":
+        return [] if document["sections"] or document["absent"] else ["a report of nothing"]
     found = []
     if (status == 5) != bool(document["incomplete"]):
         found.append(f"exit status {status}, incomplete: {document['incomplete']}")
     coverage = document.get("coverage")
     if coverage is None:
         # What is in the dump at all.
-        if command != "info" or not document["tables"]["memory_in_dump"]["rows"]:
+        memory = document["tables"].get("memory_in_dump")
+        if command not in NO_COVERAGE and (memory is None or not memory["rows"]):
             found.append("no coverage")
         return found
     for part in (coverage, coverage.get("page_ext") or coverage):
