@@ -61,7 +61,8 @@ class Boot:
     :param cma: CMA areas, name and bytes of each.
     :param movablecore: ``movablecore=``, bytes at the end of memory.
     :param page_reporting: Whether a balloon is there to report free pages to (5.7).
-    :param trace_buf_size: ``trace_buf_size=``, bytes of each CPU's trace buffer; 0 for one that holds all.
+    :param trace_buf_size: ``trace_buf_size=``, bytes of each CPU's trace buffer; 0 for one that
+        holds all, if that is not more than the kernel's default.
     :param trace_overwrite: ``trace_options=overwrite``; if not, what does not fit is not recorded.
     :param early_pages: How many pages are allocated before page_ext is set up, and never freed.
     """

@@ -42,6 +42,8 @@ _STACK = struct.Struct("<HBBii4x")
 _LEAST_PAGES = 2
 #: Frames that the fields of kernel_stack admit to, FTRACE_STACK_ENTRIES.
 _STACK_ENTRIES = 8
+#: TRACE_BUF_SIZE_DEFAULT: no buffer is larger that nobody asked for.
+_BUF_SIZE_DEFAULT = 1_441_792
 #: saved_cmdlines_size, and what stands for none in its map (NO_CMDLINE_MAP).
 _CMDLINES, _NO_CMDLINE = 128, 0xFFFFFFFF
 #: PID_MAX_DEFAULT.
@@ -126,7 +128,9 @@ def cpu_buffers(
     """
     size = profile.page_size << trace.subbuf_order
     records = _records(profile, state, trace, fields, reasons)
-    pages = trace.buffer_size // size if trace.buffer_size else _fitting(records, size)
+    pages = trace.buffer_size // size
+    if not trace.buffer_size:
+        pages = min(_fitting(records, size), _BUF_SIZE_DEFAULT // size)
     buffers = [
         CpuBuffer(max(pages, _LEAST_PAGES), size, overwrite=trace.overwrite) for _ in range(state.cpus)
     ]
