@@ -166,6 +166,7 @@ def _table(schema: Schema, rows: Sequence[tuple[Any, ...]]) -> Table:
 
 def _facts(kernel: Kernel, pages: int) -> list[tuple[str, str]]:
     target = kernel.target
+    found = target.debug_info
     facts = [
         ("kernel", target.release),
         ("build ID", target.build_id),
@@ -179,7 +180,8 @@ def _facts(kernel: Kernel, pages: int) -> list[tuple[str, str]]:
             "crash time",
             None if target.crash_time is None else _time(target.crash_time),
         ),
-        ("debug info", target.debug_info and f"{target.debug_info.path} ({target.debug_info.source})"),
+        ("debug info", found and f"{found.path} ({found.source})"),
+        ("its build ID", found.build_id if found and found.build_id != target.build_id else None),
     ]
     return [(what, str(value)) for what, value in facts if value]
 

@@ -20,9 +20,10 @@ SITUATION_SECONDS = 600
 TRUTH_SECONDS = 600
 
 SITUATIONS = (
-    # In this order: hugetlb finds memory whole, and what comes after frag goes into its holes.
-    "hugetlb", "splice", "frag", "leak", "thp", "mthp", "shmthp", "filethp", "pagecache",
-    "longpin", "longpinhuge", "iouring", "dio", "loop", "tcp", "unix", "tee",
+    # In this order: hugetlb finds memory whole, and what comes after frag goes into its holes. A sender whose
+    # peer has no room asks ever more seldom whether it has: the longer before the dump, the quieter.
+    "hugetlb", "splice", "tcp", "frag", "leak", "thp", "mthp", "shmthp", "filethp", "pagecache",
+    "longpin", "longpinhuge", "iouring", "dio", "loop", "unix", "tee",
     "slab", "pagetables", "ksm", "poison", "reported",
 )  # fmt: skip
 """What a run makes; see workload/main.c."""

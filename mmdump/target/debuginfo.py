@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import drgn
 
 from mmdump.errors import OpenError
+from mmdump.target.identity import contradiction
 from mmdump.target.symbolfile import COMPRESSED_SUFFIXES, SymbolFile, decompressed, probe
 
 __all__ = ["DebugInfo", "NoDebugInfoError", "attach_debug_info", "existing_debug_info"]
@@ -39,7 +40,7 @@ class DebugInfo:
     :param path: The file; decompressed if the given one was compressed.
     :param source: In words: "given with -s", "beside the dump" ...
     :param build_id: Of the file, lower-case hex, if it has one.
-    :param forced: Used although the build ID is not the dump's.
+    :param forced: Used although it is not the dumped kernel's.
     """
 
     path: Path
@@ -64,6 +65,7 @@ def attach_debug_info(
     *,
     name: str,
     release: str,
+    vmcoreinfo: Mapping[str, str],
     dump: Path | None,
     symbols: Sequence[str | os.PathLike[str]] = (),
     force: bool = False,
@@ -76,6 +78,7 @@ def attach_debug_info(
 
     :param name: What the target is called in messages.
     :param release: The kernel's release.
+    :param vmcoreinfo: Tells the kernel where it has no build ID.
     :param dump: The dump's path, or ``None`` for a live kernel.
     :param symbols: Files or directories given by the user, first to last; files may be compressed.
     :param force: Take the first given file with debug info, even with another build ID.
@@ -83,7 +86,7 @@ def attach_debug_info(
     :raises OpenError: a given file is of another kernel, or cannot be read
     """
     module = _main_module(prog, name)
-    search = _Search(prog, module, name, release, force)
+    search = _Search(prog, module, name, release, vmcoreinfo, force)
     given = [Path(symbol) for symbol in symbols]
     others: list[Path] = []
     for path in given:
@@ -126,13 +129,23 @@ def _main_module(prog: drgn.Program, name: str) -> drgn.Module:
 class _Search:
     """One search for the main module's debug info, and what was seen on the way."""
 
-    def __init__(self, prog: drgn.Program, module: drgn.Module, name: str, release: str, force: bool) -> None:
+    def __init__(
+        self,
+        prog: drgn.Program,
+        module: drgn.Module,
+        name: str,
+        release: str,
+        vmcoreinfo: Mapping[str, str],
+        force: bool,
+    ) -> None:
         self._prog = prog
         self._module = module
         self._name = name
         self._release = release
+        self._vmcoreinfo = vmcoreinfo
         self._force = force
         self._build_id = _hex(module.build_id)
+        self._contradictions: dict[Path, str | None] = {}
         #: Why files that looked right were not taken.
         self._rejected: list[str] = []
         #: The given path that was taken, as it was given.
@@ -161,12 +174,8 @@ class _Search:
         self.used = path
         if not file.has_debug_info:
             raise OpenError(f"{path} has no debug info: it was stripped.", HINT)
-        if not self._matches(file) and not self._force:
-            raise OpenError(
-                f"{path} belongs to another kernel: its build ID is {file.build_id or 'missing'}, that of "
-                f"{self._name} (kernel {self._release}) is {self._build_id}.",
-                "Give the vmlinux of the kernel that was dumped, or use this one with --force-symbols.",
-            )
+        if not self._force and (why := self._foreign(file)):
+            raise self._another_kernel(path, why)
         return self._attach(file, GIVEN)
 
     def in_directory(self, directory: Path) -> DebugInfo | None:
@@ -220,15 +229,35 @@ class _Search:
                 continue
             if not file.has_debug_info:
                 self._rejected.append(f"{path} has no debug info")
-            elif self._matches(file) or (self._force and source == GIVEN):
+            elif not (why := self._foreign(file)) or (self._force and source == GIVEN):
                 return self._attach(file, source)
+            elif self._build_id is None:
+                self._rejected.append(f"{path} belongs to another kernel: {why}")
             else:
                 self._rejected.append(f"{path} has build ID {file.build_id or 'none'}")
         return None
 
-    def _matches(self, file: SymbolFile) -> bool:
-        # Kernels before 5.9 do not say their build ID: then the file's is taken on trust.
-        return self._build_id is None or file.build_id == self._build_id
+    def _foreign(self, file: SymbolFile) -> str | None:
+        """What shows that a file is of another kernel, in words; ``None`` if nothing does."""
+        if self._build_id is None:
+            # VMCOREINFO has no BUILD-ID before 5.9 (0935288c6e00 "kdump: append kernel build-id string
+            # to VMCOREINFO").
+            if file.path not in self._contradictions:
+                self._contradictions[file.path] = contradiction(self._prog, file.path, self._vmcoreinfo)
+            return self._contradictions[file.path]
+        if file.build_id == self._build_id:
+            return None
+        return f"its build ID is {file.build_id or 'missing'}"
+
+    def _another_kernel(self, path: Path, why: str) -> OpenError:
+        if self._build_id is None:
+            kernel = f"while {self._name} is of Linux {self._release}"
+        else:
+            kernel = f"that of {self._name} (kernel {self._release}) is {self._build_id}"
+        return OpenError(
+            f"{path} belongs to another kernel: {why}, {kernel}.",
+            "Give the vmlinux of the kernel that was dumped, or use this one with --force-symbols.",
+        )
 
     def _attach(self, file: SymbolFile, source: str) -> DebugInfo:
         try:
@@ -243,11 +272,17 @@ class _Search:
             )
         if self._module.debug_file_status != drgn.ModuleFileStatus.HAVE:
             raise OpenError(f"{file.path}: drgn does not accept it as debug info of {self._name}.", HINT)
-        return DebugInfo(file.path, source, file.build_id, forced=not self._matches(file))
+        return DebugInfo(file.path, source, file.build_id, forced=self._foreign(file) is not None)
 
     def _found(self, source: str) -> DebugInfo | None:
+        """What drgn found: by build ID, or by the release alone, which another build may have as well."""
         found = existing_debug_info(self._prog)
-        return found and DebugInfo(found.path, source, found.build_id)
+        if found is None:
+            return None
+        why = self._foreign(SymbolFile(found.path, found.build_id, has_debug_info=True, is_elf=True))
+        if why and not self._force:
+            raise self._another_kernel(found.path, why)
+        return DebugInfo(found.path, source, found.build_id, forced=why is not None)
 
     def _guarded(self, find: Callable[[], None]) -> None:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -101,11 +101,11 @@ class Target:
 
     @property
     def build_id(self) -> str | None:
-        """The kernel's build ID in lower-case hex: VMCOREINFO's, else the debug info's."""
-        recorded = self.vmcoreinfo.get("BUILD-ID")
-        if recorded:
-            return recorded.lower()
-        return self.debug_info.build_id if self.debug_info is not None else None
+        """The kernel's build ID in lower-case hex; ``None`` where VMCOREINFO has none (before Linux 5.9).
+
+        The debug info's own is another thing: ``debug_info.build_id``.
+        """
+        return self.vmcoreinfo.get("BUILD-ID", "").lower() or None
 
     @property
     def architecture(self) -> str:
@@ -211,7 +211,7 @@ def open_target(
         vmcoreinfo = _vmcoreinfo(prog, None)
         release = vmcoreinfo.get("OSRELEASE", os.uname().release)
         debug_info, without = _debug_info(
-            prog, "the live kernel", release, None, symbols, force=force, bare=bare
+            prog, "the live kernel", release, vmcoreinfo, None, symbols, force=force, bare=bare
         )
         return Target(
             prog,
@@ -231,7 +231,9 @@ def open_target(
         prog = _open_dump(str(path), path if fd < 0 else fd)
         vmcoreinfo = _vmcoreinfo(prog, dump)
         release = vmcoreinfo.get("OSRELEASE", "")
-        debug_info, without = _debug_info(prog, str(path), release, path, symbols, force=force, bare=bare)
+        debug_info, without = _debug_info(
+            prog, str(path), release, vmcoreinfo, path, symbols, force=force, bare=bare
+        )
         return Target(
             prog,
             path=path,
@@ -251,6 +253,7 @@ def _debug_info(
     prog: drgn.Program,
     name: str,
     release: str,
+    vmcoreinfo: Mapping[str, str],
     dump: Path | None,
     symbols: Sequence[str | os.PathLike[str]],
     *,
@@ -262,13 +265,20 @@ def _debug_info(
     :raises OpenError: There is none, and one is needed; or a file that was given does not fit.
     """
     try:
-        return attach_debug_info(
-            prog, name=name, release=release, dump=dump, symbols=symbols, force=force
-        ), None
+        debug_info = attach_debug_info(
+            prog,
+            name=name,
+            release=release,
+            vmcoreinfo=vmcoreinfo,
+            dump=dump,
+            symbols=symbols,
+            force=force,
+        )
     except NoDebugInfoError as error:
         if not bare:
             raise
         return None, " ".join(filter(None, (error.message, error.hint)))
+    return debug_info, None
 
 
 def _check_blocks(dump: DumpFile) -> None:

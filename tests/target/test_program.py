@@ -167,7 +167,8 @@ def test_debug_info_of_another_kernel_takes_force(write, sample):
 def test_a_kernel_that_does_not_tell_its_build_id_takes_the_debug_info_given(write, sample):
     raw = elf_core([(PAGE, A, PAGE)]).replace(b"BUILD-ID=", b"BUILD_ID=")
     target = open_target(write(raw), symbols=[sample.vmlinux])
-    assert target.build_id == "70ae118e8b1e126ce6fa013006c06724c39e42c3"
+    assert target.build_id is None
+    assert target.debug_info.build_id == "70ae118e8b1e126ce6fa013006c06724c39e42c3"
     assert not target.debug_info.forced
 
 
