@@ -94,3 +94,11 @@ def test_a_dump_that_is_there_is_not_replaced_unless_told(mmdump: Mmdump, tmp_pa
     assert run.status == 2
     assert (tmp_path / "vmcore").read_bytes() == b"precious"
     assert mmdump("snapshot", "generate", "thp", "-o", str(tmp_path), "--force").status == 0
+
+
+def test_the_demo_keeps_its_dump_but_replaces_none(mmdump: Mmdump, tmp_path: Path) -> None:
+    (tmp_path / "vmcore").write_bytes(b"precious")
+    run = mmdump("demo", "--keep", str(tmp_path))
+    assert (run.status, run.out) == (2, "")
+    assert (tmp_path / "vmcore").read_bytes() == b"precious"
+    assert mmdump("demo", "--keep", str(tmp_path), "--force").status == 0

@@ -154,11 +154,7 @@ def _generate_command(
     shared = shared_of(ctx)
     chosen, profile = _scenario(shared.plugins.scenarios(), scenario), _profile(kernel)
     size = _size(memory) if memory else None
-    directory = Path(output)
-    existing = [name for name in ("vmcore", "vmlinux", "truth.json") if (directory / name).exists()]
-    if existing and not force:
-        raise UsageError(f"{directory / existing[0]} exists already", "--force replaces it.")
-    directory.mkdir(parents=True, exist_ok=True)
+    directory = _made(Path(output), force)
     image = chosen.image(profile, memory=size, seed=seed)
     image.write(directory, container=container, compression=compression, filter_level=filter_level)
     click.echo(f"{directory / 'vmcore'}: {chosen.summary}", err=True)
@@ -168,16 +164,16 @@ def _generate_command(
 @click.command("demo", short_help="make a dump and analyse it: works on any machine")
 @click.option("--keep", metavar="DIR", shell_complete=directories, help="Keep the dump in this directory.")
 @_KERNEL
+@click.option("--force", is_flag=True, help="Replace files that exist there.")
 @click.pass_context
-def demo_command(ctx: click.Context, keep: str | None, kernel: str | None) -> None:
+def demo_command(ctx: click.Context, keep: str | None, kernel: str | None, force: bool) -> None:
     """Make the dump of a machine on which a contiguous allocation failed, and show what mmdump says of it."""
     from mmdump.cli import cli
 
     shared = shared_of(ctx)
     chosen, profile = _scenario(shared.plugins.scenarios(), _DEMO), _profile(kernel)
     with tempfile.TemporaryDirectory(prefix="mmdump-demo-") as temporary:
-        directory = Path(keep or temporary)
-        directory.mkdir(parents=True, exist_ok=True)
+        directory = _made(Path(keep), force) if keep else Path(temporary)
         chosen.image(profile).write(directory)
         vmcore = directory / "vmcore"
         click.echo(f"A machine with Linux {profile.name}: {chosen.summary}.", err=True)
@@ -189,6 +185,18 @@ def demo_command(ctx: click.Context, keep: str | None, kernel: str | None) -> No
             "pinned", [str(vmcore), "--cma", "--holders"], parent=ctx.find_root()
         ) as pinned:
             analysis.invoke(pinned)
+
+
+def _made(directory: Path, force: bool) -> Path:
+    """The directory, made if need be.
+
+    :raises UsageError: It holds files that would be replaced, and nobody said that they may be.
+    """
+    existing = [name for name in ("vmcore", "vmlinux", "truth.json") if (directory / name).exists()]
+    if existing and not force:
+        raise UsageError(f"{directory / existing[0]} exists already", "--force replaces it.")
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
 
 
 def _scenario(scenarios: dict[str, Scenario], name: str) -> Scenario:

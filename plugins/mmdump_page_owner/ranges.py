@@ -49,9 +49,12 @@ def ages(flag: str, text: str, now: int) -> Range:
     """
     least, dash, most = text.partition("-")
     newest = now - _nsec(flag, least) if least else MOST
-    oldest = now - _nsec(flag, most) if dash and most else 0
+    oldest = now - _nsec(flag, most) if dash and most else min(newest, 0)
     if newest < oldest:
         raise UsageError(f"{flag} {text}: the range ends before it begins.")
+    if newest < 0:
+        # Nothing is older than the machine's uptime: a range that holds nothing.
+        return 1, 0
     return max(oldest, 0), newest
 
 
