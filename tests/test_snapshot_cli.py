@@ -35,6 +35,7 @@ def test_the_demo_names_who_must_let_go_of_what(mmdump: Mmdump) -> None:
     assert "12 by FOLL_PIN (postgres 1204), 4 by unexplained references (tar 1377)" in run.out
     assert "4 held by pipe of pid 1377 (tar), fd 3, 4" in run.out
     assert "camera" in run.err
+    assert run.err.endswith("--keep DIR keeps it.\n")
 
 
 def test_the_scenarios_in_the_box_are_listed_with_the_kernels(mmdump: Mmdump) -> None:

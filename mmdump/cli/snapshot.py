@@ -185,6 +185,8 @@ def demo_command(ctx: click.Context, keep: str | None, kernel: str | None, force
             "pinned", [str(vmcore), "--cma", "--holders"], parent=ctx.find_root()
         ) as pinned:
             analysis.invoke(pinned)
+    if not keep:
+        click.echo("The dump was not kept: --keep DIR keeps it.", err=True)
 
 
 def _made(directory: Path, force: bool) -> Path:
