@@ -23,6 +23,8 @@ What mmdump reads from a dump, held against the kernel's own files, read before 
 the guest standing still between. A cell says how many of the records that did not change between the two
 readings are just so in the dump. `page_owner_sort` is the kernel's tool, run in several ways on the dump's
 text and on the kernel's. `pinned` is held against what the workload and the page pinner's events say.
+
+`-profiling` is a run with allocation tags (`sysctl.vm.mem_profiling=1`).
 """
 
 
