@@ -150,18 +150,31 @@ def test_an_area_of_nothing_but_held_pages_has_no_run() -> None:
 def test_a_blocked_area_is_a_finding_whose_rows_can_be_selected(name: str) -> None:
     memory = Memory(1024).small(40, "PG_lru", refs=3, mapping=FILE)
     found, _ = table(memory, area(0, 512, name=name), area(512, 512, name="fine"))
-    [finding] = cma_findings(found)
+    groups = pl.DataFrame(
+        {
+            "folio_evidence": [4, 4],
+            "state": ["held", "held"],
+            "order": [0, 0],
+            "cma_area": [name, "fine"],
+            "owner_comm": ["tar", "cat"],
+            "owner_pid": [7, 8],
+            "folios": [1, 1],
+            "first_pfn": [40, 600],
+        }
+    )
+    [finding] = cma_findings(found, groups, PAGE_SIZE)
     assert finding.message == (
-        f"CMA {name}: 2 MiB; 1 page blocks it; longest run now 1.8 MiB, without them 2 MiB."
+        f"CMA {name}: 2 MiB; 1 page blocks it: 1 that tar 7 allocated (unexplained references); "
+        "longest run now 1.8 MiB, without them 2 MiB."
     )
     frame = pl.DataFrame(
         {
             "pfn": [1, 2, 3, 4],
-            "cma_area": [name, "fine", name, None],
+            "cma": [name, "fine", name, None],
             "state": ["held", "held", "released", "held"],
         }
     )
-    schema = Schema("pages", (Column("pfn"), Column("cma_area"), Column("state")))
+    schema = Schema("groups", (Column("pfn"), Column("cma"), Column("state")))
     assert Query(finding.where).table(Table(schema, frame)).frame["pfn"].to_list() == [1]
 
 

@@ -414,5 +414,6 @@ def test_a_cma_page_of_a_slab_is_both() -> None:
     of = Memory(2).typed(0, "slab")
     blocks = dataclasses.make_dataclass("Blocks", [])()
     blocks.of_pages = lambda pfn: np.array([4, 0], np.uint8)[pfn]
+    blocks.of_range = lambda start, end: np.array([4, 0], np.uint8)[start:end]
     result = analysed(PageOwner(by=("allocator",)), MACHINE, of.pages(ext.range(), blocks))
     assert sorted(rows(result, "allocator", "pages")) == [("cma|slab", 1), ("others", 1)]

@@ -128,7 +128,10 @@ def pages_of(era: Era) -> PageRange:
     memory = Memory(8, START)
     for row in (2, 3, 6):
         memory.small(row, "PG_uptodate")
-    blocks = SimpleNamespace(of_pages=lambda pfns: np.ones(len(pfns), np.uint8))
+    blocks = SimpleNamespace(
+        of_pages=lambda pfns: np.ones(len(pfns), np.uint8),
+        of_range=lambda start, end: np.ones(end - start, np.uint8),
+    )
     pages = memory.pages(entries(era.members), blocks)
     pages.__dict__["memcg_data"] = np.full(8, SLAB, np.uint64)
     return pages

@@ -256,8 +256,8 @@ def strings(profile: Profile) -> list[str]:
     if profile.version >= (5, 18) and profile.has("CONFIG_MEMCG"):
         found += ["Slab cache page\n", "Charged %sto %smemcg %s\n"]
     found += pinner_formats(profile.pinner)
-    # __dump_page(): %pGp brings the word itself since 5.16.
-    found.append("%sflags: %pGp%s\n" if profile.version >= (5, 16) else "%sflags: %#lx(%pGp)%s\n")
+    # __dump_page() at KERN_WARNING: %pGp brings the word itself since 5.16.
+    found.append("\x014%sflags: %pGp%s\n" if profile.version >= (5, 16) else "\x014%sflags: %#lx(%pGp)%s\n")
     if profile.version >= (6, 9):
         # 7.1 prints the empty line apart.
         found.append("nr_base_pages: %d\n" if profile.version >= (7, 1) else "nr_base_pages: %d\n\n")
