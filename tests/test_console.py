@@ -86,8 +86,10 @@ def test_the_picture_in_readme_is_of_what_the_command_shows(mmdump: Mmdump, tmp_
     (tmp_path / "mmdump").write_text(f'#!/bin/sh\nexec {sys.executable} -m mmdump "$@"\n')
     (tmp_path / "mmdump").chmod(0o755)
     command = [sys.executable, DOCS / "picture.py", "made.svg", "mmdump", "pinned", "out/vmcore", "--cma"]
-    path = f"{tmp_path}:{os.environ['PATH']}"
-    subprocess.run(command, check=True, cwd=tmp_path, env=os.environ | {"PATH": path})
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    # The picture has colours.
+    environment.pop("NO_COLOR", None)
+    subprocess.run(command, check=True, cwd=tmp_path, env=environment)
     made = (tmp_path / "made.svg").read_text()
     if os.environ.get(REWRITE):
         picture.write_text(made)

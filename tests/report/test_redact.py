@@ -109,8 +109,9 @@ def written(report: Report, format_: str) -> str:
 
 
 def plainly(text: str) -> str:
-    """The text without what formats put between its words."""
-    return re.sub(r"\s+", " ", text.replace("\\", "").replace("&#39;", "'").replace("&lt;", "<"))
+    """The text without what formats put between its words; lines may break behind a hyphen."""
+    plain = text.replace("\\", "").replace("&#39;", "'").replace("&lt;", "<")
+    return re.sub(r"\s+", " ", re.sub(r"-\n\s*", "-", plain))
 
 
 @pytest.mark.parametrize("format_", list(REPORT_FORMATS))
