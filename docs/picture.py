@@ -32,7 +32,9 @@ def draw(command: list[str], columns: int = 110) -> str:
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     environment = os.environ | {"TERM": "xterm-256color"}
-    environment.pop("NO_COLOR", None)
+    # Neither is of the terminal that this one pretends to be.
+    for name in ("NO_COLOR", "COLUMNS", "LINES"):
+        environment.pop(name, None)
     process = subprocess.Popen(command, stdout=slave, stderr=subprocess.DEVNULL, env=environment)  # noqa: S603
     os.close(slave)
     shown = b""
