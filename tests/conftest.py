@@ -20,6 +20,9 @@ from hypothesis import settings
 settings.register_profile("mmdump", deadline=None, derandomize="MMDUMP_EXPLORE" not in os.environ)
 settings.load_profile("mmdump")
 
+# What the tests share of the machines asserts too: say there what was found, as in the tests themselves.
+pytest.register_assert_rewrite("tests.snapshots")
+
 #: A directory of real vmcores. A user's machine does not have it: the tests that need one skip.
 SAMPLES_VARIABLE = "MMDUMP_SAMPLE_VMCORES"
 #: Where decompressed copies are kept between runs; a temporary directory by default.
