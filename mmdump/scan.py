@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from mmdump.kernel.page import PageRange
 
 __all__ = ["Collect", "OutOfTimeError", "Outcome", "Progress", "Ranges", "run", "run_guarded", "run_one"]
+
+T = TypeVar("T")
 
 #: Rows that wait for a batch: enough that what a frame costs whatever its length no longer matters.
 _BATCH_ROWS = 1 << 14
@@ -61,7 +63,12 @@ class Collect:
 
 @dataclass(eq=False)
 class _Run:
-    """One analysis under way: rows wait until they make a batch, and what batches keep is folded."""
+    """One analysis under way: rows wait until they make a batch, and what batches keep is folded.
+
+    :ivar broken: What it raised when rows of it had been given away already: it goes no further, but what is
+        written of it must come to an end.
+    :ivar where: How far it has come.
+    """
 
     analysis: Analysis
     state: Any
@@ -71,13 +78,45 @@ class _Run:
     waiting_rows: int = 0
     kept: dict[str, list[pl.DataFrame]] = field(default_factory=dict)
     kept_rows: dict[str, int] = field(default_factory=dict)
+    begun: bool = False
+    where: str = "at its start"
+    broken: Exception | None = None
 
-    def in_time(self) -> bool:
-        """Whether it goes on; what it has so far is let go if not."""
+    def begin(self) -> None:
+        """Say to who takes the rows that they come."""
+        if not self.begun and self.analysis.stream is not None:
+            self.sink.begin(self.analysis.stream)
+        self.begun = True
+
+    @property
+    def given_away(self) -> bool:
+        """Whether rows are on their way to somebody who does not wait for the rest."""
+        return self.begun and self.analysis.stream is not None and not isinstance(self.sink, Collect)
+
+    def goes_on(self) -> bool:
+        """Whether it does: in time, else what it has so far is let go, and not broken."""
         if self.attempt.in_time():
-            return True
+            return self.broken is None
         self.waiting, self.kept = {}, {}
         return False
+
+    def scan(self, pages: PageRange) -> Mapping[str, Columns] | None:
+        """Its rows of one range."""
+        return self.own(self.analysis.scan, pages, self.state)
+
+    def own(self, what: Callable[..., T], *given: Any) -> T | None:
+        """Call the analysis' own code. None if that breaks it."""
+        try:
+            return what(*given)
+        except Exception as error:
+            self.breaks(error)
+            return None
+
+    def breaks(self, error: Exception) -> None:
+        """Go no further, after an error; where no row was given away it is the caller's."""
+        if not self.given_away:
+            raise error
+        self.broken = self.broken or error
 
     def take(self, parts: Mapping[str, Columns]) -> None:
         """Take the rows of one range."""
@@ -93,25 +132,50 @@ class _Run:
             return
         rows = {name: _frame(pieces) for name, pieces in self.waiting.items()}
         self.waiting, self.waiting_rows = {}, 0
-        for name, frame in self.analysis.batch(rows, self.state).items():
+        for name, frame in (self.own(self.analysis.batch, rows, self.state) or {}).items():
             if self.analysis.stream is not None and name == self.analysis.stream.name:
                 self.sink.rows(frame)
             else:
                 self._keep(name, frame)
+
+    def _only_rows(self) -> Result:
+        """What is left of a streaming analysis that failed when rows of it had been given away."""
+        error, stream = self.broken, self.analysis.stream
+        assert stream is not None
+        words = error.message if isinstance(error, MmdumpError) else f"{type(error).__name__}: {error}"
+        return Result(
+            self.analysis.name,
+            primary=stream.name,
+            text_tables=[stream.name],
+            incomplete=[
+                f"{self.analysis.name} failed {self.where}, so that there is no more than rows: {words}"
+            ],
+        )
 
     def _keep(self, name: str, frame: pl.DataFrame) -> None:
         frames = self.kept.setdefault(name, [])
         frames.append(frame)
         self.kept_rows[name] = self.kept_rows.get(name, 0) + len(frame)
         if self.kept_rows[name] > _FOLD_ROWS and len(frames) > 1:
-            folded = self.analysis.fold(name, pl.concat(frames))
+            folded = self.own(self.analysis.fold, name, pl.concat(frames))
+            if folded is None:
+                return
             self.kept[name] = [folded]
             # What does not shrink may grow before the next try.
             self.kept_rows[name] = len(folded) // 2
 
-    def parts(self) -> Parts:
-        """What was kept, folded once more."""
+    def finish(self, kernel: Kernel) -> Result:
+        """Its result, or what there is of it."""
         self.flush()
+        if self.broken is None:
+            self.where = "at its end"
+        return (self.own(self._finish, kernel) if self.broken is None else None) or self._only_rows()
+
+    def _finish(self, kernel: Kernel) -> Result:
+        return self.analysis.finish(kernel, self.state, self._parts())
+
+    def _parts(self) -> Parts:
+        """What was kept, folded once more."""
         return {name: self.analysis.fold(name, pl.concat(frames)) for name, frames in self.kept.items()}
 
 
@@ -184,18 +248,11 @@ def _run(
     # A kernel whose page_ext mmdump does not know may still do for analyses that need none.
     ext = any(one.attempt.call(_wants_ext, kernel, one.analysis) for one in scanning)
     ranges = Ranges(kernel, ext=ext, progress=progress)
-    try:
-        begun = _scan(ranges, runs, scanning)
-    except Exception as error:
-        if guard is None:
-            raise
-        begun = False
-        for one in scanning:
-            one.attempt.outcome.error = one.attempt.outcome.error or error
-    if not begun:
-        _begin(runs)
+    _scan(ranges, runs, scanning)
     for one in runs:
-        if one.in_time():
+        one.begin()
+    for one in runs:
+        if one.attempt.in_time():
             kernel.progress = one.attempt.watched(progress)
             one.attempt.outcome.result = one.attempt.call(
                 _finish, kernel, one, ranges if one in scanning else None
@@ -207,36 +264,39 @@ def _wants_ext(kernel: Kernel, analysis: Analysis) -> bool:
     return any(kernel.page_ext.enabled(name) for name in analysis.page_ext)
 
 
-def _scan(ranges: Ranges, runs: Sequence[_Run], scanning: Sequence[_Run]) -> bool:
-    """The pass over the page array; returns whether there was anything to look at."""
-    begun = False
-    going = [one for one in scanning if one.in_time()]
-    for pages in ranges if going else ():
-        parts = [one.attempt.call(one.analysis.scan, pages, one.state) for one in going]
+def _scan(ranges: Ranges, runs: Sequence[_Run], scanning: Sequence[_Run]) -> None:
+    """The pass over the page array."""
+    going = [one for one in scanning if one.goes_on()]
+    reading = iter(ranges)
+    while going and (pages := _next(reading, going)) is not None:
+        for one in going:
+            one.where = f"when it had come to PFN {pages.start}"
+        parts = [one.attempt.call(one.scan, pages) for one in going]
         # Not before: what keeps the first range from being read leaves no half of an answer behind.
-        if not begun:
-            _begin(runs)
-            begun = True
+        for one in runs:
+            one.begin()
         for one, found in zip(going, parts, strict=True):
             if found is not None:
                 one.attempt.call(one.take, found)
         del pages, parts
-        going = [one for one in going if one.in_time()]
+        going = [one for one in going if one.goes_on()]
         if all(one.sink.satisfied for one in going):
             break
-    return begun
+
+
+def _next(reading: Iterator[PageRange], going: Sequence[_Run]) -> PageRange | None:
+    """The next range; None after the last, or when it fails."""
+    try:
+        return next(reading, None)
+    except Exception as error:
+        for one in going:
+            one.attempt.call(one.breaks, error)
+        return None
 
 
 def _finish(kernel: Kernel, one: _Run, ranges: Ranges | None) -> Result:
     """The result, with coverage if it looked at pages."""
-    parts = one.parts()
-    try:
-        result = one.analysis.finish(kernel, one.state, parts)
-    except Exception as error:
-        if one.analysis.stream is None or isinstance(one.sink, Collect):
-            raise
-        # Its rows are on their way, and what is written of them must come to an end.
-        result = _only_rows(one.analysis, one.analysis.stream, error)
+    result = one.finish(kernel)
     if isinstance(one.sink, Collect) and one.analysis.stream is not None:
         result = result.with_table(one.sink.finish())
     if ranges is not None:
@@ -252,23 +312,6 @@ def _finish(kernel: Kernel, one: _Run, ranges: Ranges | None) -> Result:
         result = replace(result, notes=[truncated, *result.notes])
     findings = sorted(result.findings, key=lambda each: each.severity.rank)
     return replace(result, findings=findings, target=result.target or summarise(kernel.target))
-
-
-def _only_rows(analysis: Analysis, stream: Schema, error: Exception) -> Result:
-    """What is left of a streaming analysis that fails when its rows have been given away."""
-    words = error.message if isinstance(error, MmdumpError) else f"{type(error).__name__}: {error}"
-    return Result(
-        analysis.name,
-        primary=stream.name,
-        text_tables=[stream.name],
-        incomplete=[f"{analysis.name} failed at its end, so that there is no more than rows: {words}"],
-    )
-
-
-def _begin(runs: Sequence[_Run]) -> None:
-    for one in runs:
-        if one.analysis.stream is not None:
-            one.sink.begin(one.analysis.stream)
 
 
 class Ranges:

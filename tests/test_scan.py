@@ -65,7 +65,10 @@ class FakeKernel:
         own = self.ext_status[start:end]
         ext_status[: len(own)] = own
         return SimpleNamespace(
-            pfn=np.arange(start, end), status=status, ext=SimpleNamespace(status=ext_status) if ext else None
+            start=start,
+            pfn=np.arange(start, end),
+            status=status,
+            ext=SimpleNamespace(status=ext_status) if ext else None,
         )
 
 
@@ -397,3 +400,85 @@ def test_a_failing_end_leaves_the_rows_that_went_out_and_says_so(error: Exceptio
     # Where nothing has been given away, nothing is hidden.
     with pytest.raises(type(error)):
         scan.run_one(FakeKernel([0, 10, 20]), NoEnd())
+
+
+@dataclass(frozen=True)
+class Stumbles(Every):
+    """Fails at the pages from PFN 10, in the call of that name."""
+
+    where: str = ""
+
+    def scan(self, pages: Any, state: int) -> Mapping[str, Columns]:
+        if self.where == "scan" and pages.start == 10:
+            raise KeyError("a plugin's own")
+        return super().scan(pages, state)
+
+    def batch(self, rows: Parts, state: int) -> Parts:
+        if self.where == "batch" and rows["rows"]["pfn"][0] >= 10:
+            raise KeyError("a plugin's own")
+        return super().batch(rows, state)
+
+
+class UnreadableFrom10(FakeKernel):
+    def pages(self, start: int, end: int, *, ext: bool = False, blocks: bool = True) -> SimpleNamespace:
+        if start == 10:
+            raise KeyError("a plugin's own")
+        return super().pages(start, end, ext=ext, blocks=blocks)
+
+
+@pytest.mark.parametrize("written_as", ["json", "jsonl", "text"])
+@pytest.mark.parametrize(
+    ("where", "kernel", "pages", "at_once"),
+    [
+        ("scan", FakeKernel, 20, 1),
+        # Rows that waited go out all the same.
+        ("scan", FakeKernel, 20, 1 << 14),
+        ("batch", FakeKernel, 20, 1),
+        ("reading", UnreadableFrom10, 10, 1),
+    ],
+)
+def test_an_analysis_that_fails_on_its_way_leaves_the_rows_that_went_out_and_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+    written_as: str,
+    where: str,
+    kernel: type[FakeKernel],
+    pages: int,
+    at_once: int,
+) -> None:
+    monkeypatch.setattr(scan, "_BATCH_ROWS", at_once)
+    out = io.BytesIO()
+    renderer = open_renderer(written_as, out)
+    [result] = scan.run(kernel([0, 10, 20, 30]), [Stumbles(where=where)], [renderer])
+    renderer.finish(result)
+    assert result.coverage is not None
+    assert result.coverage.pages == pages
+    [why] = result.incomplete
+    begun = 0 if where == "reading" else 10
+    assert why == (
+        f"every failed when it had come to PFN {begun}, so that there is no more than rows: "
+        'KeyError: "a plugin\'s own"'
+    )
+    if written_as == "json":
+        written = json.loads(out.getvalue())
+        assert [row["pfn"] for row in written["tables"]["rows"]["rows"]] == [0, 3, 6, 9]
+        assert written["incomplete"] == [why]
+    # Where nothing has been given away, nothing is hidden.
+    with pytest.raises(KeyError):
+        scan.run_one(kernel([0, 10, 20, 30]), Stumbles(where=where))
+
+
+def test_what_fails_to_take_the_rows_is_no_failure_of_the_analysis() -> None:
+    class Disk:
+        satisfied = False
+
+        def needs(self, schema: Schema) -> frozenset[str]:
+            return frozenset(schema.names)
+
+        def begin(self, schema: Schema) -> None:
+            pass
+
+        def rows(self, frame: pl.DataFrame) -> None:
+            raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        scan.run(FakeKernel([0, 10, 20]), [Every()], [Disk()])
