@@ -1,20 +1,23 @@
-"""Parts of a modelled machine's state: what its tracer recorded, and its slabs."""
+"""Parts of a modelled machine's state: slabs, stack depot, what tracer and page pinner recorded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from mmdump_snapshots.model.android_pinner import AndroidPinner
 from mmdump_snapshots.model.pages import PageFlag
 from mmdump_snapshots.model.zone import Migratetype
+from mmdump_snapshots.writer.pinnerstate import CapturedState, PinnerState, RingState
+from mmdump_snapshots.writer.state import DepotState, Record
 from mmdump_snapshots.writer.tagstate import SlabState
 from mmdump_snapshots.writer.tracestate import TraceEvent, TraceState
 
 if TYPE_CHECKING:
+    from mmdump_snapshots.model.android_pinner import Ring
     from mmdump_snapshots.model.machine import Machine
 
-__all__ = ["slab_states", "trace_state"]
+__all__ = ["depot_state", "pinner_state", "slab_states", "trace_state"]
 
 
 def slab_states(machine: Machine) -> list[SlabState]:
@@ -71,3 +74,70 @@ def trace_state(machine: Machine, base: int, resolve: Callable[[str], int]) -> T
         boot.trace_buf_size,
         overwrite=boot.trace_overwrite,
     )
+
+
+def depot_state(machine: Machine, direct: Callable[[int], int], resolve: Callable[[str], int]) -> DepotState:
+    """Pools and records of the stack depot at their places.
+
+    :param direct: The address of physical memory in the direct map.
+    :param resolve: The run-time address of a frame.
+    """
+    depot = machine.stack_depot
+    shift = machine.era.page_shift
+    pools = [direct(pfn << shift) for pfn in depot.pools]
+    addresses: dict[str, int] = {}
+    records = []
+    for record in depot.records:
+        frames = []
+        for frame in record.frames:
+            at = addresses.get(frame)
+            if at is None:
+                at = addresses[frame] = resolve(frame)
+            frames.append(at)
+        records.append(
+            Record(record.handle, record.hash, tuple(frames), record.pool, record.offset, record.count)
+        )
+    owner = machine.page_owner
+    special: Mapping[str, int] = {}
+    listed: list[tuple[int, int]] = []
+    if owner is not None:
+        special = {name: getattr(owner, name) for name in ("dummy_handle", "failure_handle", "early_handle")}
+        listed = [(entry.handle, direct(entry.address) if entry.address else 0) for entry in owner.stack_list]
+    return DepotState(
+        pools, records, max(depot.pool_index, 0), depot.pool_offset, depot.hash_mask, special, listed
+    )
+
+
+def pinner_state(machine: Machine, direct: Callable[[int], int]) -> PinnerState | None:
+    """Android's page pinner, if it is on.
+
+    :param direct: The address of physical memory in the direct map.
+    """
+    pinner = machine.page_pinner
+    if not isinstance(pinner, AndroidPinner):
+        return None
+    return PinnerState(
+        [_ring(ring, direct) for ring in pinner.rings],
+        pinner.failures.size if pinner.failures is not None else 0,
+        pinner.threshold,
+        pinner.failure_tracking,
+        pinner.failure_handle,
+    )
+
+
+def _ring(ring: Ring, direct: Callable[[int], int]) -> RingState:
+    slots = {
+        place: CapturedState(
+            record.handle,
+            record.usec,
+            record.pfn,
+            record.count,
+            record.mapcount,
+            direct(record.mapping) if record.mapping else 0,
+            int(record.flags),
+            Migratetype(record.mt).name,
+            int(record.state),
+        )
+        for place, record in ring.slots.items()
+    }
+    return RingState(ring.name, ring.size, ring.index, slots, direct(ring.buffer) if ring.buffer else 0)

@@ -13,11 +13,11 @@ from mmdump_snapshots.model.android_pinner import AndroidPinner
 from mmdump_snapshots.model.pages import ExtFlag, PageFlag, PageType
 from mmdump_snapshots.model.zone import ZONE_NAMES, Migratetype
 from mmdump_snapshots.writer.gfp import translated
-from mmdump_snapshots.writer.modelparts import slab_states, trace_state
+from mmdump_snapshots.writer.modelfolios import folio_states
+from mmdump_snapshots.writer.modelparts import depot_state, pinner_state, slab_states, trace_state
 from mmdump_snapshots.writer.state import (
     LRU_LISTS,
     MIGRATETYPES,
-    CapturedState,
     CmaState,
     DepotState,
     Folios,
@@ -27,9 +27,7 @@ from mmdump_snapshots.writer.state import (
     PageExtState,
     PinnerState,
     PipeState,
-    Record,
     ReportingState,
-    RingState,
     State,
     TaskState,
     ZoneState,
@@ -39,7 +37,6 @@ from mmdump_snapshots.writer.tracestate import TraceState
 
 if TYPE_CHECKING:
     from mmdump_snapshots.kernels import Profile
-    from mmdump_snapshots.model.android_pinner import Ring
     from mmdump_snapshots.model.machine import Machine
     from mmdump_snapshots.model.zone import Node, Zone
     from mmdump_snapshots.writer.addresses import AddressSpace
@@ -207,26 +204,7 @@ class ModelState(State):
 
     def folios(self, start: int, stop: int) -> Folios:
         """The model's folios with their counts."""
-        pages = self._machine.pages
-        head = np.uint32(PageFlag.HEAD)
-        stop = min(stop, pages.count)
-        heads = start + np.flatnonzero(pages.flags[start:stop] & head)
-        known = self._machine.rmap.folios
-        found = [known.get(int(pfn)) for pfn in heads]
-        fields: dict[str, NDArray[np.int64]] = {}
-        for name, values in _folio_columns(found).items():
-            fields[name] = np.array(values, np.int64)
-        flags = {
-            name: np.array([folio is not None and getattr(folio, name) for folio in found], np.bool_)
-            for name in ("double_map", "partially_mapped")
-        }
-        order = pages.order[heads].astype(np.uint8)
-        hugetlb = pages.type[heads] == PageType.HUGETLB
-        kernel = np.isin(pages.type[heads], [PageType.SLAB, PageType.TABLE])
-        user = (pages.mapping[heads] != 0) | ((pages.flags[heads] & np.uint32(PageFlag.LRU)) != 0)
-        return Folios(
-            heads, order, {"hugetlb": hugetlb, "large_rmappable": user & ~hugetlb & ~kernel, **flags}, fields
-        )
+        return folio_states(self._machine, start, stop)
 
     # Beside the pages
 
@@ -373,35 +351,7 @@ class ModelState(State):
     @cached_property
     def depot(self) -> DepotState | None:  # type: ignore[override]
         """Pools and records at their places."""
-        depot = self._machine.stack_depot
-        shift = self.page_shift
-        pools = [self._addresses.direct(pfn << shift) for pfn in depot.pools]
-        addresses: dict[str, int] = {}
-        records = []
-        for record in depot.records:
-            frames = []
-            for frame in record.frames:
-                at = addresses.get(frame)
-                if at is None:
-                    at = addresses[frame] = self._resolve(frame)
-                frames.append(at)
-            records.append(
-                Record(record.handle, record.hash, tuple(frames), record.pool, record.offset, record.count)
-            )
-        owner = self._machine.page_owner
-        special: Mapping[str, int] = {}
-        listed: list[tuple[int, int]] = []
-        if owner is not None:
-            special = {
-                name: getattr(owner, name) for name in ("dummy_handle", "failure_handle", "early_handle")
-            }
-            listed = [
-                (entry.handle, self._addresses.direct(entry.address) if entry.address else 0)
-                for entry in owner.stack_list
-            ]
-        return DepotState(
-            pools, records, max(depot.pool_index, 0), depot.pool_offset, depot.hash_mask, special, listed
-        )
+        return depot_state(self._machine, self._addresses.direct, self._resolve)
 
     @cached_property
     def cma(self) -> list[CmaState]:  # type: ignore[override]
@@ -425,34 +375,7 @@ class ModelState(State):
     @cached_property
     def pinner(self) -> PinnerState | None:  # type: ignore[override]
         """Android's page pinner, if it is on."""
-        pinner = self._machine.page_pinner
-        if not isinstance(pinner, AndroidPinner):
-            return None
-        return PinnerState(
-            [self._ring(ring) for ring in pinner.rings],
-            pinner.failures.size if pinner.failures is not None else 0,
-            pinner.threshold,
-            pinner.failure_tracking,
-            pinner.failure_handle,
-        )
-
-    def _ring(self, ring: Ring) -> RingState:
-        direct = self._addresses.direct
-        slots = {
-            place: CapturedState(
-                record.handle,
-                record.usec,
-                record.pfn,
-                record.count,
-                record.mapcount,
-                direct(record.mapping) if record.mapping else 0,
-                int(record.flags),
-                Migratetype(record.mt).name,
-                int(record.state),
-            )
-            for place, record in ring.slots.items()
-        }
-        return RingState(ring.name, ring.size, ring.index, slots, direct(ring.buffer) if ring.buffer else 0)
+        return pinner_state(self._machine, self._addresses.direct)
 
     @property
     def reporting(self) -> ReportingState:  # type: ignore[override]
@@ -468,21 +391,3 @@ class ModelState(State):
 
 def _pfns(pfns: Any) -> NDArray[np.int64]:
     return np.fromiter(pfns, np.int64, len(pfns))
-
-
-def _folio_columns(found: list[Any]) -> dict[str, list[int]]:
-    """A folio's counters, each as a column; 0 where a compound page is no folio of the model's."""
-    columns: dict[str, list[int]] = {}
-    for name in ("entire_mapcount", "nr_pages_mapped", "large_mapcount", "pincount"):
-        columns[name] = [0 if folio is None else getattr(folio, name) for folio in found]
-    for slot in (0, 1):
-        columns[f"mm_id_{slot}"] = [0 if folio is None else folio.mm_id[slot] for folio in found]
-        columns[f"mm_id_mapcount_{slot}"] = [
-            0 if folio is None else folio.mm_id_mapcount[slot] for folio in found
-        ]
-    # FOLIO_MM_IDS_SHARED_BITNUM: the top bit of both ids together.
-    columns["mm_id_1"] = [
-        word | 1 << 31 if folio is not None and folio.maybe_mapped_shared else word
-        for word, folio in zip(columns["mm_id_1"], found, strict=True)
-    ]
-    return columns
