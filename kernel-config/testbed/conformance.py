@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["FILES", "Comparison", "compare", "conformance", "page_owner_records", "table", "words"]
+__all__ = ["FILES", "NO_FILE", "Comparison", "compare", "conformance", "page_owner_records", "table", "words"]
 
 #: By PFN, or by a place or a name in a text.
 Records = Mapping[object, object]
@@ -100,6 +100,21 @@ def allocinfo_lines(text: bytes) -> Records:
     return {number: line for number, line in lines.items() if b" func:allocinfo_start" not in line}
 
 
+def section_lines(text: bytes) -> Records:
+    """Lines of /proc/pagetypeinfo by the section they stand in and their number there."""
+    records: dict[object, object] = {}
+    section, number = b"", 0
+    for line in text.split(b"\n"):
+        if not line.startswith(b"Node"):
+            section, number = line[:20], 0
+        records[section, number] = line
+        number += 1
+    return records
+
+
+#: Why a file is not compared that the kernel did not have.
+NO_FILE = "this kernel has no such file"
+
 #: File -> how it is taken apart.
 FILES: Mapping[str, Callable[[bytes], Records]] = {
     "/sys/kernel/debug/page_owner": page_owner_records,
@@ -111,6 +126,11 @@ FILES: Mapping[str, Callable[[bytes], Records]] = {
     "/proc/kpageflags": words,
     "/proc/kpagecount": words,
     "/proc/kpagecgroup": words,
+    "/proc/buddyinfo": named_lines,
+    "/proc/pagetypeinfo": section_lines,
+    "/sys/kernel/debug/cma/reserved/bitmap": named_lines,
+    "/sys/kernel/debug/cma/reserved/used": named_lines,
+    "/sys/kernel/debug/cma/reserved/maxchunk": named_lines,
     "/sys/kernel/tracing/trace": named_lines,
     "/sys/kernel/tracing/instances/mm/trace": named_lines,
     "/sys/kernel/tracing/instances/kmem/trace": named_lines,
@@ -165,7 +185,7 @@ def conformance(dump: Path, vmlinux: Path, reading: Callable[[str], list[bytes]]
         for file in FILES:
             readings = reading(file)
             if not readings:
-                yield Comparison(file, absent="this kernel has no such file")
+                yield Comparison(file, absent=NO_FILE)
                 continue
             out = Path(directory) / "out"
             done = subprocess.run(
