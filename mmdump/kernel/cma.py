@@ -39,6 +39,9 @@ class CmaArea:
     :param number: The number of this range among those of the area; 0 before there were several.
     :param available: Pages of the whole area that are not allocated, as the kernel counts them
         (``available_count``); None where it does not.
+    :param succeeded: Pages that the whole area gave out since boot, by its own count.
+    :param failed: Pages that were asked of the whole area in vain since boot, by its own count; both are None
+        where it has none (CONFIG_CMA_SYSFS).
     """
 
     name: str
@@ -49,6 +52,8 @@ class CmaArea:
     index: int = 0
     number: int = 0
     available: int | None = None
+    succeeded: int | None = None
+    failed: int | None = None
 
     @property
     def area(self) -> str:
@@ -74,6 +79,8 @@ def read_cma_areas(prog: Program, end_pfn: int) -> tuple[list[CmaArea], int]:
     several = has_member(prog.type("struct cma"), "nranges")
     # 6.15 counts what is not allocated.
     counted = has_member(prog.type("struct cma"), "available_count")
+    # 5.13: "mm: cma: support sysfs".
+    witness = has_member(prog.type("struct cma"), "nr_pages_failed")
     areas: list[CmaArea] = []
     garbage = 0
     for index in range(min(count.value_(), table.type_.length or 0, _MAX_AREAS)):
@@ -83,6 +90,8 @@ def read_cma_areas(prog: Program, end_pfn: int) -> tuple[list[CmaArea], int]:
             # 6.15 gave areas several ranges, each with a bitmap.
             parts = area.ranges[: _ranges(area)] if several else [area]
             available = area.available_count.value_() if counted else None
+            succeeded = area.nr_pages_succeeded.counter.value_() if witness else None
+            failed = area.nr_pages_failed.counter.value_() if witness else None
         except FaultError:
             garbage += 1
             continue
@@ -91,7 +100,8 @@ def read_cma_areas(prog: Program, end_pfn: int) -> tuple[list[CmaArea], int]:
             whole = order <= _MAX_ORDER_PER_BIT and pages % (1 << order) == 0
             if 0 < pages <= _MAX_PAGES and base + pages <= end_pfn and whole and bitmap:
                 full = f"{name}.{number}" if number else name
-                areas.append(CmaArea(full, base, pages, order, bitmap, index, number, available))
+                area_counts = available, succeeded, failed
+                areas.append(CmaArea(full, base, pages, order, bitmap, index, number, *area_counts))
             else:
                 # An area that failed at boot has no pages (count 0).
                 garbage += pages != 0

@@ -125,7 +125,7 @@ class Cma(Analysis):
             text_tables=["areas", *([RANGES.name] if len(ranges.frame) > len(areas.frame) else ())]
             + ([BLOCKERS.name] if len(blockers.frame) else []),
             findings=[
-                *failure_findings(read_failures(kernel), kernel.target.page_size),
+                *failure_findings(read_failures(kernel), state.areas, kernel.target.page_size),
                 *findings_of(areas, ranges, moving=kernel.target.live),
             ],
             notes=notes,

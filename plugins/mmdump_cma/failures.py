@@ -1,10 +1,10 @@
-"""What the kernel's log says of allocations that failed: ``cma_alloc()`` of mm/cma.c."""
+"""Allocations that failed, by the kernel's log and the areas' own counts: ``cma_alloc()`` of mm/cma.c."""
 
 from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,16 +18,20 @@ from mmdump_page_pinner.cma import mib
 
 if TYPE_CHECKING:
     from mmdump.kernel import Kernel
+    from mmdump.kernel.cma import CmaArea
 
 __all__ = ["Failure", "failure_findings", "failures_in", "read_failures"]
 
-#: "%s: %s: alloc failed, req-size: %lu pages, ret: %d": the area is named since 5.13 (%zu before 6.2).
+#: "%s: %s: alloc failed, req-size: %lu pages, ret: %d": the area is named since 5.13 (%zu before 6.2). The
+#: function that says so is cma_alloc(), __cma_alloc() (6.12), __cma_alloc_frozen() (7.0).
 _FAILED = re.compile(
-    rb"cma: (?:__)?cma_alloc: (?:(?P<area>.{1,63}): )?alloc failed, req-size: (?P<pages>\d{1,12}) pages, "
-    rb"ret: (?P<ret>-?\d{1,4})"
+    rb"cma: (?:__)?cma_alloc(?:_frozen)?: (?:(?P<area>.{1,63}): )?"
+    rb"alloc failed, req-size: (?P<pages>\d{1,12}) pages, ret: (?P<ret>-?\d{1,4})"
 )
 #: Failures told apart; a driver may try again for hours.
 _MOST = 1 << 10
+#: More were not asked for in the life of a machine.
+_MOST_PAGES = 1 << 48
 _WHY = {
     errno.EBUSY: "pages in the way could not be migrated",
     errno.ENOMEM: "no run of that length is unallocated",
@@ -81,8 +85,12 @@ def read_failures(kernel: Kernel) -> list[Failure]:
         return []
 
 
-def failure_findings(failures: list[Failure], page_size: int) -> list[Finding]:
-    """A finding for each area of which an allocation failed: the last that did."""
+def failure_findings(failures: list[Failure], areas: Iterable[CmaArea], page_size: int) -> list[Finding]:
+    """A finding for each area of which an allocation failed: the last that did.
+
+    :param areas: Their own counts say that something failed where the log does not: it is short, and says
+        nothing of who did not want it to (``__GFP_NOWARN``).
+    """
     told: dict[str | None, Finding] = {}
     for each in failures:
         if each.area in told:
@@ -98,6 +106,24 @@ def failure_findings(failures: list[Failure], page_size: int) -> list[Finding]:
             f"CMA{area}: an allocation of {each.pages:,} pages ({mib(each.pages * page_size)} MiB) failed "
             f"with {name}{reason}; {each.nsec / 10**9:.6f} s after boot{before}, by the kernel's log.",
             "areas",
-            None if each.area is None else f"area = '{each.area.replace(chr(39), chr(39) * 2)}'",
+            None if each.area is None else _where(each.area),
+        )
+    for one in areas:
+        failed = one.failed or 0
+        if one.area in told or failed <= 0:
+            continue
+        # A count that is garbage is not told as one.
+        size = f" ({mib(failed * page_size)} MiB)" if 0 < failed < _MOST_PAGES else ""
+        told[one.area] = Finding(
+            "cma-failed",
+            Severity.WARNING,
+            f"CMA {one.area}: allocations of {failed:,} pages in all{size} failed since boot, by the "
+            "area's own count; the kernel's log says nothing of them.",
+            "areas",
+            _where(one.area),
         )
     return list(told.values())
+
+
+def _where(area: str) -> str:
+    return f"area = '{area.replace(chr(39), chr(39) * 2)}'"

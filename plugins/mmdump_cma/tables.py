@@ -61,6 +61,13 @@ AREAS = Schema(
         _CLEAR,
         *_LONGEST,
         _STRAY,
+        Column(
+            "succeeded",
+            Kind.COUNT,
+            "pages given out since boot, by the area's own count (CONFIG_CMA_SYSFS, since 5.13)",
+            in_text=False,
+        ),
+        Column("failed", Kind.COUNT, "pages asked for in vain since boot, likewise", in_text=False),
     ),
     "CMA areas",
 )
@@ -138,6 +145,8 @@ def area_table(areas: Sequence[CmaArea], ranges: pl.DataFrame, page_size: int) -
                 None if first.available is None else _signed(size - first.available * page_size),
                 *(longest(column.name) for column in (_CLEAR, *_LONGEST)),
                 total(_STRAY.name),
+                first.succeeded,
+                first.failed,
             )
         )
     return _frame(AREAS, rows)

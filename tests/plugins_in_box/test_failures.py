@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mmdump.kernel import Kernel
+from mmdump.kernel.cma import CmaArea
 from mmdump.result import Finding, Severity
 from mmdump.scan import run_one
 from mmdump_buddy import Buddy
@@ -26,15 +27,16 @@ CMA_LOG = [
     (7_000_000_000, b"cma: __cma_alloc: reserved: alloc failed, req-size: 16384 pages, ret: -16"),
     (6_000_000_000, b"cma: __cma_alloc: reserved: alloc failed, req-size: 4 pages, ret: -12"),
     (5_000_000_000, b"cma: cma_alloc: alloc failed, req-size: 1 pages, ret: -4"),
+    (4_500_000_000, b"cma: __cma_alloc_frozen: reserved: alloc failed, req-size: 2 pages, ret: -16"),
     (4_000_000_000, b"cma: Reserved 64 MiB at 0x000000001be00000 on node -1"),
 ]
 
 
 def test_failed_allocations_of_cma_areas_are_told_by_area_the_last_first() -> None:
-    first, second, third = cma_findings(cma_failures(iter(CMA_LOG)), 4096)
+    first, second, third = cma_findings(cma_failures(iter(CMA_LOG)), [], 4096)
     assert first.message == (
         "CMA reserved: an allocation of 16,384 pages (64 MiB) failed with EBUSY: pages in the way could not "
-        "be migrated; 9.000000 s after boot (and 2 before), by the kernel's log."
+        "be migrated; 9.000000 s after boot (and 3 before), by the kernel's log."
     )
     assert first.where == "area = 'reserved'"
     assert "CMA it's: " in second.message
@@ -44,6 +46,22 @@ def test_failed_allocations_of_cma_areas_are_told_by_area_the_last_first() -> No
     assert third.message.startswith("CMA: an allocation of 1 pages")
     assert third.where is None
     assert {each.severity for each in (first, second, third)} == {Severity.PROBLEM}
+
+
+def test_the_areas_own_counts_say_what_the_log_does_not() -> None:
+    def area(name: str, failed: int | None, number: int = 0) -> CmaArea:
+        return CmaArea(f"{name}.{number}" if number else name, 0, 512, 0, 1, 0, number, failed=failed)
+
+    areas = [area("reserved", 5), area("it's", 7), area("quiet", 2560), area("quiet", 2560, 1)]
+    areas += [area("fine", 0), area("old", None), area("garbage", -1), area("vast", (1 << 63) - 1)]
+    told = cma_findings(cma_failures(iter(CMA_LOG)), areas, 4096)
+    assert [each.severity for each in told] == [Severity.PROBLEM] * 3 + [Severity.WARNING] * 2
+    assert told[3].message == (
+        "CMA quiet: allocations of 2,560 pages in all (10 MiB) failed since boot, by the area's own count; "
+        "the kernel's log says nothing of them."
+    )
+    assert told[3].where == "area = 'quiet'"
+    assert "MiB" not in told[4].message
 
 
 PAGE_LOG = [

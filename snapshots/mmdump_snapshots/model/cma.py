@@ -24,6 +24,8 @@ class CmaArea:
 
     :ivar order_per_bit: Each bit of the bitmap stands for ``1 << order_per_bit`` pages.
     :ivar bitmap: Which of them are allocated; bool, shape (count >> order_per_bit,).
+    :ivar succeeded: Pages that were given out, ever.
+    :ivar failed: Pages that were asked for in vain.
     """
 
     def __init__(
@@ -35,6 +37,8 @@ class CmaArea:
         self.count = count
         self.order_per_bit = order_per_bit
         self.bitmap: NDArray[np.bool_] = np.zeros(count >> order_per_bit, np.bool_)
+        self.succeeded = 0
+        self.failed = 0
 
     @property
     def end_pfn(self) -> int:
@@ -81,11 +85,13 @@ def cma_alloc(machine: Machine, area: CmaArea, count: int, align: int = 0) -> in
             area.bitmap[bit : bit + bits] = True
             error = alloc_contig_range(machine, pfn, pfn + count, Gfp.KERNEL)
             if not error:
+                area.succeeded += count
                 return pfn
             area.bitmap[bit : bit + bits] = False
             if error != errno.EBUSY:
                 break
             start = bit + (1 << max(align - area.order_per_bit, 0))
+    area.failed += count
     return None
 
 

@@ -356,7 +356,10 @@ class DumpState(State):
             pages = read_cma_bitmap(self.kernel.target.reader, area)
             assert pages is not None
             bits = pages[:: 1 << area.order_per_bit]
-            found.append(CmaState(area.name, [(area.base_pfn, area.count)], area.order_per_bit, [bits]))
+            counts = area.succeeded or 0, area.failed or 0
+            found.append(
+                CmaState(area.name, [(area.base_pfn, area.count)], area.order_per_bit, [bits], *counts)
+            )
         return found
 
     @cached_property

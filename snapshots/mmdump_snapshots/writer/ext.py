@@ -176,6 +176,8 @@ def _cma(arena: Arena, struct: Struct, area: CmaState) -> None:
     struct.set("count", total)
     free = sum(int((~allocated).sum()) << area.order_per_bit for allocated in area.allocated)
     struct.maybe("available_count", free)
+    struct.maybe("nr_pages_succeeded.counter", area.succeeded)
+    struct.maybe("nr_pages_failed.counter", area.failed)
     # CMA_ZONES_VALID, CMA_ACTIVATED.
     struct.maybe("flags", 1 << 1 | 1 << 3)
     struct.set("order_per_bit", area.order_per_bit)

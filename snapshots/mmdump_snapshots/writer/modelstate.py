@@ -362,6 +362,8 @@ class ModelState(State):
                 [(area.base_pfn, area.count)],
                 area.order_per_bit,
                 [np.asarray(area.bitmap, np.bool_)],
+                area.succeeded,
+                area.failed,
             )
             for area in self._machine.cma
         ]

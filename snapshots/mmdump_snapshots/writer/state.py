@@ -257,12 +257,16 @@ class CmaState:
 
     :ivar ranges: Base PFN and pages of each of its ranges.
     :ivar allocated: For each range, one truth value per bit of its bitmap.
+    :ivar succeeded: Pages that it gave out, ever.
+    :ivar failed: Pages that were asked of it in vain.
     """
 
     name: str
     ranges: Sequence[tuple[int, int]]
     order_per_bit: int
     allocated: Sequence[Bools]
+    succeeded: int = 0
+    failed: int = 0
 
 
 @dataclass(frozen=True)
