@@ -44,7 +44,11 @@ def _schema(several: bool) -> Schema:
             Column("value", description="the fact as text"),
             Column("number", Kind.ID, "the same as a number, where it is one", in_text=False),
             Column("kind", description="what the number is", in_text=False),
-            Column("frames", description="where the fact is a list, such as a call chain: its elements"),
+            Column(
+                "frames",
+                description="where the fact is a list, such as a call chain: its elements",
+                per_line=True,
+            ),
         ),
     )
 

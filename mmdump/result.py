@@ -65,6 +65,8 @@ class Column:
         (flame graphs, profiles) count by such columns.
     :param private: What sort of name it holds that is nobody else's business: ``comm``, ``cgroup``, ``path``,
         ``host`` or ``module``. A redacted report masks it, here and in every sentence.
+    :param per_line: Whether it holds lists whose elements stand one on a line, below their row, where a
+        terminal has no room for them beside it.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Column:
     aliases: tuple[str, ...] = ()
     weight: bool = False
     private: str = ""
+    per_line: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import polars as pl
@@ -10,7 +12,7 @@ from mmdump.render.escape import escape
 from mmdump.render.values import value_text
 from mmdump.result import Column, Kind, Table
 
-__all__ = ["Line", "cut", "painted", "table_lines"]
+__all__ = ["LaidOut", "Line", "laid_out", "painted", "wrapped"]
 
 #: A line: pieces of text, each with a style of rich or "".
 Line = list[tuple[str, str]]
@@ -18,92 +20,179 @@ Line = list[tuple[str, str]]
 _INDENT = "  "
 _GAP = "  "
 _FRAME_INDENT = " " * 6
-#: A column of text is not cut below this, nor below its header.
-_LEAST = 8
-_ELLIPSIS = "…"
+#: A column of text is not made narrower than its longest word, so long as that is shorter than this.
+_LEAST = 16
+#: Above this, texts are broken rather than the headers of numbers.
+_COMFORTABLE = 32
+#: What a text is broken behind: a blank, or what joins words that have none between them; a header's words
+#: are joined by underscores.
+_PIECES = re.compile(r"[^\s|,;/]*(?:[|,;/]+\s*|\s+|$)")
+_HEADER_PIECES = re.compile(r"[^_]*(?:_+|$)")
 
 
-@dataclass
+@dataclass(frozen=True)
+class LaidOut:
+    """A table as lines.
+
+    :param left_out: The names of columns for which there was no room.
+    """
+
+    lines: list[Line]
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(eq=False)
 class _Cells:
-    """One column of a table: its header and texts, all of one width."""
+    """One column of a table: its header and texts, all of one width.
 
+    :param least: The width below which it says nothing any more.
+    :param silent: Whether it is absent, zero, false or empty in every row.
+    """
+
+    name: str
     header: str
     texts: list[str]
     right: bool
+    silent: bool
     width: int = 0
+    least: int = 0
 
 
-def table_lines(table: Table, width: int | None) -> list[Line]:
+def laid_out(table: Table, width: int | None) -> LaidOut:
     """The header and one line per row, indented, columns two spaces apart.
 
-    Call chains stand below their row, one frame to a line, as every tool prints stacks.
+    Call chains stand below their row, one frame to a line, as every tool prints stacks. Nothing is cut: text
+    that is too long for its column goes on below.
 
-    :param width: Columns of text are cut with an ellipsis until lines fit. A line that is still too long,
-        because of numbers, is cut as a whole: wrapped rows cannot be read. None cuts nothing.
+    :param width: What no line is longer than: headers and columns of text are made narrower, long lists of
+        one element per line stand below their row as call chains do, and if that will not do columns are
+        left out, first those that say nothing in any row, then from the right. None leaves lines as long as
+        they are.
     """
-    from rich.cells import cell_len
-
     frame = table.frame
-    stacks = [column.name for column in table.schema.columns if column.kind is Kind.STACK]
-    columns = [_cells(column, frame) for column in table.schema.columns if column.kind is not Kind.STACK]
-    for cells in columns:
-        cells.width = max(map(cell_len, [cells.header, *cells.texts]))
+    columns, below = [], []
+    for column in table.schema.columns:
+        cells = None if column.kind is Kind.STACK else _cells(column, frame)
+        if cells is None or (width is not None and column.per_line and cells.width * 2 > width):
+            below.append(column.name)
+        else:
+            columns.append(cells)
+    left_out: list[str] = []
     if width is not None:
-        _fit(columns, width)
-    chains = [frame[name].to_list() for name in stacks]
-    texts: list[tuple[str, str]] = []
-    if columns:
-        texts.append((_join([(cells, cells.header) for cells in columns]), "bold"))
+        left_out = _fit(columns, width)
+    chains = [frame[name].to_list() for name in below]
+    texts = [(text, "bold") for text in _row(columns, [_header(cells, width) for cells in columns])]
     for row in range(frame.height):
-        if columns:
-            texts.append((_join([(cells, cells.texts[row]) for cells in columns]), ""))
+        pieces = [_pieces(cells, cells.texts[row], width) for cells in columns]
+        texts += [(text, "") for text in _row(columns, pieces)]
         for chain in chains:
-            texts += [(_FRAME_INDENT + escape(str(each)), "") for each in chain[row] or ()]
-    return [[(text if width is None else cut(text, width), style)] for text, style in texts]
+            for each in chain[row] or ():
+                texts += [(text, "") for text in _below(escape(str(each)), width)]
+    return LaidOut([[(text, style)] for text, style in texts], tuple(left_out))
 
 
 def _cells(column: Column, frame: pl.DataFrame) -> _Cells:
+    from rich.cells import cell_len
+
     series = frame[column.name]
-    texts = [value_text(value, column.kind) for value in series.to_list()]
+    values = series.to_list()
+    texts = [value_text(value, column.kind) for value in values]
     right = series.dtype.is_numeric() and column.kind is not Kind.BOOL
-    return _Cells(escape(column.name).upper(), texts, right)
+    silent = not any(bool(value) and value != "-" for value in values)
+    cells = _Cells(column.name, escape(column.name).upper(), texts, right, silent)
+    cells.width = max(map(cell_len, [cells.header, *texts]))
+    header = max(map(cell_len, _HEADER_PIECES.findall(cells.header)))
+    # Numbers are not broken.
+    words = texts if right else [word.rstrip() for text in texts for word in _PIECES.findall(text)]
+    longest = max(map(cell_len, words), default=0)
+    cells.least = max(header, longest if right else min(longest, _LEAST))
+    return cells
 
 
-def _fit(columns: list[_Cells], width: int) -> None:
-    """Take from the widest columns of text until a line fits or nothing is left to take."""
-    from rich.cells import cell_len
-
-    least = {id(cells): max(_LEAST, cell_len(cells.header)) for cells in columns}
-    excess = len(_INDENT) + sum(cells.width for cells in columns) + len(_GAP) * (len(columns) - 1) - width
+def _fit(columns: list[_Cells], width: int) -> list[str]:
+    """Make columns narrower until a line fits, and drop some if that is not enough: their names."""
+    every = list(columns)
+    while len(columns) > 1 and _line(each.least for each in columns) > width:
+        silent = [index for index, cells in enumerate(columns) if cells.silent and index]
+        columns.pop(silent[-1] if silent else -1)
+    # What one wide column left out, narrow ones may need.
+    for cells in every:
+        more = [each for each in every if each is cells or each in columns]
+        if not cells.silent and cells not in columns and _line(each.least for each in more) <= width:
+            columns[:] = more
+    excess = _line(each.width for each in columns) - width
     while excess > 0:
-        wide = [cells for cells in columns if not cells.right and cells.width > least[id(cells)]]
+        wide = [cells for cells in columns if cells.width > cells.least]
         if not wide:
-            return
-        max(wide, key=lambda cells: cells.width).width -= 1
+            break
+        # Long texts give way before headers do, and these before short texts.
+        long = [cells for cells in wide if cells.width > _COMFORTABLE and not cells.right]
+        headers = [cells for cells in wide if cells.right]
+        max(long or headers or wide, key=lambda cells: cells.width).width -= 1
         excess -= 1
+    for cells in columns:
+        # One that is left alone is broken wherever it must.
+        cells.width = max(min(cells.width, width - len(_INDENT)), 1)
+    return [cells.name for cells in every if cells not in columns]
 
 
-def _join(cells: list[tuple[_Cells, str]]) -> str:
-    return (
-        _INDENT + _GAP.join(_aligned(text, column.width, column.right) for column, text in cells)
-    ).rstrip()
+def _line(widths: Iterable[int]) -> int:
+    widths = list(widths)
+    return len(_INDENT) + sum(widths) + len(_GAP) * (len(widths) - 1)
 
 
-def _aligned(text: str, width: int, right: bool) -> str:
+def _header(cells: _Cells, width: int | None) -> list[str]:
+    return [cells.header] if width is None else wrapped(cells.header, cells.width, _HEADER_PIECES)
+
+
+def _pieces(cells: _Cells, text: str, width: int | None) -> list[str]:
+    return [text] if width is None else wrapped(text, cells.width)
+
+
+def _row(columns: list[_Cells], pieces: list[list[str]]) -> list[str]:
+    """The lines of one row."""
+    lines = []
+    for index in range(max(map(len, pieces), default=0)):
+        texts = [
+            _aligned(piece[index] if index < len(piece) else "", cells)
+            for cells, piece in zip(columns, pieces, strict=True)
+        ]
+        lines.append((_INDENT + _GAP.join(texts)).rstrip())
+    return lines
+
+
+def _aligned(text: str, cells: _Cells) -> str:
     from rich.cells import cell_len
 
-    text = cut(text, width)
-    blanks = " " * (width - cell_len(text))
-    return blanks + text if right else text + blanks
+    blanks = " " * (cells.width - cell_len(text))
+    return blanks + text if cells.right else text + blanks
 
 
-def cut(text: str, width: int) -> str:
-    """The text in at most so many columns of a terminal, an ellipsis standing for what is cut."""
-    from rich.cells import cell_len, set_cell_size
+def _below(text: str, width: int | None) -> list[str]:
+    """A frame, or another element of a list, below its row; what is too long goes on further in."""
+    if width is None:
+        return [_FRAME_INDENT + text]
+    indent = _FRAME_INDENT if width > 2 * len(_FRAME_INDENT) else ""
+    first, *rest = wrapped(text, width - len(indent) - 2 if indent else max(width, 1))
+    return [indent + first, *(f"{indent}  {piece}" if indent else piece for piece in rest)]
+
+
+def wrapped(text: str, width: int, pieces: re.Pattern[str] = _PIECES) -> list[str]:
+    """The text in lines of at most so many columns of a terminal, broken between words where it can be."""
+    from rich.cells import cell_len, chop_cells
 
     if cell_len(text) <= width:
-        return text
-    return set_cell_size(text, max(width - 1, 0)).rstrip() + _ELLIPSIS if width > 0 else ""
+        return [text]
+    lines, line = [], ""
+    for piece in pieces.findall(text):
+        if cell_len((line + piece).rstrip()) <= width:
+            line += piece
+            continue
+        if line.strip():
+            lines.append(line.rstrip())
+        *broken, line = chop_cells(piece, width) if cell_len(piece.rstrip()) > width else [piece]
+        lines += broken
+    return [*lines, line.rstrip()] if line.strip() else lines or [""]
 
 
 def painted(line: Line, color: bool) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import BinaryIO
 
@@ -10,7 +10,7 @@ import polars as pl
 
 from mmdump.render.base import Renderer, RenderOptions
 from mmdump.render.escape import escape
-from mmdump.render.layout import Line, painted, table_lines
+from mmdump.render.layout import Line, laid_out, painted, wrapped
 from mmdump.render.query import Query, QueryStream
 from mmdump.result import Coverage, Finding, Result, Schema, Severity, Table
 
@@ -102,13 +102,25 @@ class TextRenderer(Renderer):
         lines: list[Line] = []
         if table.schema.title and not self._one:
             lines.append([(escape(table.schema.title), "bold")])
-        lines += table_lines(table, self.options.width)
+        laid = laid_out(table, self.options.width)
+        lines += laid.lines
         if not matched:
             lines.append([("  (no rows)", "dim")])
         elif matched > table.frame.height:
             more = f"  ... {matched - table.frame.height:,} more rows (--limit 0 for all)"
             lines.append([(more, "dim")])
+        if laid.left_out:
+            lines += self._left_out(table.schema.name, laid.left_out)
         return lines
+
+    def _left_out(self, table: str, names: Sequence[str]) -> list[Line]:
+        """What a terminal has no room for, and how to see it."""
+        asked = "" if self._one else f"--table {escape(table)} "
+        words = (
+            f"(no room for {', '.join(map(escape, names))}: a wider terminal, a pipe as in | less -S, or "
+            f"-o FILE has them; {asked}--columns NAMES chooses)"
+        )
+        return [[(f"  {each}", "dim")] for each in wrapped(words, max((self.options.width or 0) - 2, 1))]
 
 
 def _limited(query: Query) -> Query:

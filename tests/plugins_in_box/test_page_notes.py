@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +18,7 @@ from mmdump.pageinfo import page_info
 from mmdump.pagenotes import AskedPages, Fact, PageNotes, Section
 from mmdump.pagewords import PageWord, find_page
 from mmdump.plugins import LoadedPlugin, Plugins, load_plugins
+from mmdump.render import Query, RenderOptions, open_renderer
 from mmdump.result import Kind, Result
 from mmdump_snapshots.kernels import profile, profiles
 from mmdump_snapshots.scenarios import SCENARIOS
@@ -96,6 +98,28 @@ def test_a_held_page_in_a_cma_area_names_its_owner_area_and_evidence() -> None:
     assert known["pinned", "evidence"] == ", ".join(row["evidence"])
     stack = asked(kernel, row["pfn"]).tables["facts"].frame.filter(section="owner")["frames"].drop_nulls()
     assert stack.to_list()[0]
+
+
+def test_on_a_terminal_of_80_columns_each_frame_of_a_call_chain_has_a_line() -> None:
+    kernel = machine()
+    from mmdump.scan import run_one
+    from mmdump_page_pinner import Pinned
+
+    held = run_one(kernel, Pinned(cma="*")).tables["pages"].frame.filter(state="held")
+    result = asked(kernel, held["pfn"][0])
+    out = BytesIO()
+    renderer = open_renderer("text", out, RenderOptions(Query(limit=0), width=80))
+    renderer.finish(result)
+    lines = out.getvalue().decode().splitlines()
+    (chain,) = (
+        row["frames"]
+        for row in result.tables["facts"].frame.iter_rows(named=True)
+        if row["fact"].startswith("allocated by")
+    )
+    assert len(chain) > 3
+    assert set(lines) >= {f"      {frame}" for frame in chain}
+    assert max(map(len, lines)) <= 80
+    assert "…" not in out.getvalue().decode()
 
 
 def test_a_tail_speaks_of_its_folio() -> None:

@@ -134,16 +134,68 @@ def test_on_a_terminal_no_row_is_wider_than_it(width: int) -> None:
     assert all(cell_len(line) <= width for line in lines)
 
 
-def test_texts_are_cut_before_numbers_are() -> None:
+def test_on_a_terminal_what_is_too_long_for_its_column_goes_on_below() -> None:
     schema = Schema("t", (Column("comm"), Column("size", Kind.BYTES), Column("zone")))
     frame = pl.DataFrame(
-        {"comm": ["a" * 50, "日本" * 20], "size": [1536, 1 << 30], "zone": ["Normal", "DMA32"]}
+        {"comm": ["a" * 50, "日本" * 15], "size": [1536, 1 << 30], "zone": ["Normal", "DMA32"]}
     )
     assert rendered(one(schema, frame), width=40).splitlines() == [
         "  COMM                      SIZE  ZONE",
-        "  aaaaaaaaaaaaaaaaaaaa…  1.5 KiB  Normal",
-        "  日本日本日本日本日本…    1 GiB  DMA32",
+        "  aaaaaaaaaaaaaaaaaaaaa  1.5 KiB  Normal",
+        "  aaaaaaaaaaaaaaaaaaaaa",
+        "  aaaaaaaa",
+        "  日本日本日本日本日本     1 GiB  DMA32",
+        "  日本日本日本日本日本",
+        "  日本日本日本日本日本",
     ]
+
+
+def test_on_a_terminal_long_headers_of_numbers_have_two_lines() -> None:
+    schema = Schema("t", (Column("longest_now", Kind.COUNT), Column("longest_without", Kind.COUNT)))
+    frame = pl.DataFrame({"longest_now": [7], "longest_without": [123456789]})
+    assert rendered(one(schema, frame), width=26).splitlines() == [
+        "  LONGEST_NOW     LONGEST_",
+        "                   WITHOUT",
+        "            7  123,456,789",
+    ]
+
+
+def test_columns_for_which_a_terminal_has_no_room_are_named_with_the_way_to_see_them() -> None:
+    names = ("node", "empty", "free", "used", "zone")
+    schema = Schema("t", tuple(Column(name, Kind.COUNT if name != "zone" else Kind.TEXT) for name in names))
+    frame = pl.DataFrame({"node": [1], "empty": [0], "free": [10**12], "used": [10**12], "zone": ["DMA"]})
+    lines = rendered(one(schema, frame), width=34).splitlines()
+    # Not the one that says nothing, and the narrow one although it stands right of what is left out.
+    assert lines[:2] == ["  NODE               FREE  ZONE", "     1  1,000,000,000,000  DMA"]
+    said = " ".join(line.strip() for line in lines[2:])
+    assert said == (
+        "(no room for empty, used: a wider terminal, a pipe as in | less -S, or -o FILE has them; "
+        "--table t --columns NAMES chooses)"
+    )
+    assert all(cell_len(line) <= 34 for line in lines)
+    whole = rendered(one(schema, frame))
+    assert "USED" in whole
+    assert "no room" not in whole
+    alone = rendered(one(schema, frame), width=34, query=Query(columns=("free", "used")))
+    assert "no room for used" in alone
+    assert "--table" not in alone
+
+
+def test_a_list_of_one_element_per_line_stands_below_its_row_where_there_is_no_room_beside_it() -> None:
+    schema = Schema("t", (Column("fact"), Column("frames", per_line=True)))
+    frames = ["alloc_pages+0x10/0x20", "f" * 40, "words " * 6]
+    frame = pl.DataFrame({"fact": ["by", "pid"], "frames": [frames, None]})
+    assert rendered(one(schema, frame), width=40).splitlines() == [
+        "  FACT",
+        "  by",
+        "      alloc_pages+0x10/0x20",
+        "      " + "f" * 32,
+        "        " + "f" * 8,
+        "      words words words words words",
+        "        words",
+        "  pid",
+    ]
+    assert rendered(one(schema, frame)).splitlines()[1] == f"  by    {', '.join(frames)}".rstrip()
 
 
 def test_nothing_is_cut_when_there_is_no_terminal() -> None:

@@ -18,7 +18,7 @@ from rich.cells import cell_len
 from mmdump.document import Report, Section, Told
 from mmdump.errors import UsageError
 from mmdump.render.report import REPORT_FORMATS, report_format
-from mmdump.render.report.fit import lines_of
+from mmdump.render.report.fit import fitted
 from mmdump.result import Bars, Column, Finding, Kind, Map, Result, Schema, Severity, Table
 from tests.conftest import Run
 from tests.report.dumps import report_of
@@ -302,7 +302,9 @@ def test_bars_are_as_long_as_their_values() -> None:
 def test_what_is_too_long_for_its_column_goes_on_below() -> None:
     schema = Schema("t", (Column("n", Kind.COUNT), Column("what"), Column("frames", Kind.STACK)))
     frame = pl.DataFrame({"n": [1234], "what": ["a few words " * 5], "frames": [["f+0x1/0x2"]]})
-    assert lines_of(Table(schema, frame), 32) == [
+    lines, left_out = fitted(Table(schema, frame), 20, 32)
+    assert not left_out
+    assert lines == [
         "      N  WHAT",
         "  1,234  a few words a few words",
         "         a few words a few words",

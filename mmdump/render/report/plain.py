@@ -10,7 +10,7 @@ from typing import BinaryIO
 from mmdump import __version__
 from mmdump.document import Report, Section, Told
 from mmdump.render.escape import escape
-from mmdump.render.report.fit import fitted, lines_of
+from mmdump.render.report.fit import fitted
 from mmdump.render.text import coverage_text
 from mmdump.result import Kind, Severity, Table
 
@@ -206,16 +206,15 @@ def _provenance(page: Page, table: Table) -> list[str]:
 
 
 def _rows(page: Page, table: Table, rows: int, total: int | None) -> list[str]:
-    fit = fitted(table, rows, WIDTH)
-    lines = lines_of(fit.table, WIDTH)
-    shown = fit.table.frame.height
+    lines, left_out = fitted(table, rows, WIDTH)
+    shown = min(rows, table.frame.height)
     if total is None:
         lines.append("  ... and perhaps more: not all rows were kept")
     elif total > shown:
         lines.append(f"  ... {total - shown:,} more rows")
-    if fit.left_out:
+    if left_out:
         lines += _wrapped(
-            f"(not shown: {', '.join(escape(name) for name in fit.left_out)})", first="  ", then="   "
+            f"(not shown: {', '.join(escape(name) for name in left_out)})", first="  ", then="   "
         )
     return page.block(lines)
 
