@@ -11,8 +11,9 @@ import polars as pl
 
 from mmdump.analysis import Analysis, Columns, Parts
 from mmdump.checks import Check, Violations, initialised
-from mmdump.errors import MmdumpError, UsageError
+from mmdump.errors import UsageError
 from mmdump.result import Column, Finding, Kind, Result, Schema, Severity, Table
+from mmdump.target.faults import error_words
 
 if TYPE_CHECKING:
     from mmdump.kernel import Kernel
@@ -61,8 +62,7 @@ class State:
 
     def fail(self, index: int, error: Exception) -> None:
         """Leave a check out from here on: its plugin is broken, or this dump is more so than it thought."""
-        words = error.message if isinstance(error, MmdumpError) else f"{type(error).__name__}: {error}"
-        self.failed[index] = words
+        self.failed[index] = error_words(error)
         self.of.pop(index, None)
 
 

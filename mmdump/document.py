@@ -76,11 +76,14 @@ class Report:
 
     @property
     def incomplete(self) -> list[str]:
-        """One sentence for each thing that was needed and could not be had."""
-        found = []
+        """One sentence for each thing that was needed and could not be had, and the sections that lack it."""
+        lacking: dict[str, list[str]] = {}
         for each in self.sections:
-            if each.error is not None:
-                found.append(f"{each.name}: {each.error}")
+            sentences = [] if each.error is None else [each.error]
             if each.result is not None:
-                found += [f"{each.name}: {sentence}" for sentence in each.result.incomplete]
-        return found
+                sentences += each.result.incomplete
+            for sentence in sentences:
+                names = lacking.setdefault(sentence, [])
+                if each.name not in names:
+                    names.append(each.name)
+        return [f"{', '.join(names)}: {sentence}" for sentence, names in lacking.items()]

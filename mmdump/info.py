@@ -11,6 +11,7 @@ from mmdump.errors import MmdumpError
 from mmdump.kernel.machine import LastWords, Machine, read_last_words, read_machine
 from mmdump.result import Column, Finding, Kind, Result, Schema, Severity, Table
 from mmdump.target import PhysStatus
+from mmdump.target.faults import error_words, fault_words
 from mmdump.target.summary import summarise
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def info(kernel: Kernel, plugins: Plugins) -> Result:
         try:
             return find()
         except MmdumpError as error:
-            incomplete.append(f"{what}: {error.message}")
+            incomplete.append(error.message if what in error.message else f"{what}: {error.message}")
             return default
 
     target = kernel.target
@@ -211,7 +212,7 @@ def _last_words(kernel: Kernel) -> tuple[LastWords, str | None]:
         words = read_last_words(kernel.target)
         return words, "parts of the kernel's log are not in the dump" if words.lost else None
     except FaultError as error:
-        return LastWords(), f"the kernel's log could not be read: {error}"
+        return LastWords(), f"the kernel's log could not be read: {fault_words(error)}"
     except (MmdumpError, LookupError, AttributeError, TypeError, ValueError, OverflowError) as error:
         return LastWords(), f"the kernel's log could not be made out: {error}"
 
@@ -270,7 +271,7 @@ def _analyses(kernel: Kernel, plugins: Plugins) -> list[tuple[str, bool, str | N
         except MmdumpError as error:
             reason = error.message
         except Exception as error:  # whoever wrote it; the others can be told of all the same
-            reason = f"failed: {type(error).__name__}: {error}"
+            reason = f"failed: {error_words(error)}"
             if (plugin := plugins.of(analysis)) is not None:
                 plugins.failed_in(plugin, error)
         rows.append((name, reason is None, reason))

@@ -14,6 +14,7 @@ from mmdump.pagenotes import AskedPages, Fact, Section
 from mmdump.pagewords import PageWord
 from mmdump.render.values import value_text
 from mmdump.result import Column, Kind, Result, Schema, Table
+from mmdump.target.faults import error_words
 from mmdump.target.summary import summarise
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def page_info(
         except MmdumpError as error:
             incomplete.append(f"{who}: {error.message}")
         except Exception as error:
-            incomplete.append(f"{who} failed: {type(error).__name__}: {error}")
+            incomplete.append(f"{who} failed: {error_words(error)}")
             return error
         else:
             for pfn, each in sections.items():

@@ -9,6 +9,7 @@ import numpy as np
 from drgn import FaultError
 
 from mmdump.errors import IncompleteError, UnsupportedError, UsageError
+from mmdump.target.faults import fault_words
 
 if TYPE_CHECKING:
     from drgn import Object
@@ -115,7 +116,7 @@ def _user(kernel: Kernel, pid: int, address: int) -> PageWord:
         mm = task.mm.read_() if task else None
         comm = task.comm.string_().decode("utf-8", "replace") if task else ""
     except FaultError as error:
-        raise IncompleteError(f"task {pid} could not be read: {error}") from error
+        raise IncompleteError(f"task {pid} could not be read: {fault_words(error)}") from error
     except (LookupError, AttributeError, ValueError) as error:
         raise UnsupportedError(f"mmdump does not find tasks of this kernel: {error}") from error
     if not task:
@@ -143,6 +144,7 @@ def _translate(mm: Object, address: int, whose: str) -> int:
             raise UsageError(
                 f"nothing is mapped at {where}: swapped out, never touched, or no memory"
             ) from error
-        raise IncompleteError(f"the page tables that map {where} could not be read: {error}") from error
+        why = fault_words(error)
+        raise IncompleteError(f"the page tables that map {where} could not be read: {why}") from error
     except (LookupError, ValueError, NotImplementedError) as error:
         raise UnsupportedError(f"the page tables of this kernel cannot be read: {error}") from error

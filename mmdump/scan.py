@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import polars as pl
 
-from mmdump.errors import IncompleteError, MmdumpError, UnsupportedError
+from mmdump.errors import IncompleteError, UnsupportedError
 from mmdump.guard import Attempt, Guard, Outcome, OutOfTimeError, Progress
 from mmdump.malloc import keep_freed_memory
 from mmdump.result import Coverage, Result, RowSink, Schema, Table
+from mmdump.target.faults import error_words
 from mmdump.target.reader import ReadStatus
 from mmdump.target.summary import summarise
 
@@ -142,7 +143,7 @@ class _Run:
         """What is left of a streaming analysis that failed when rows of it had been given away."""
         error, stream = self.broken, self.analysis.stream
         assert stream is not None
-        words = error.message if isinstance(error, MmdumpError) else f"{type(error).__name__}: {error}"
+        words = error_words(error)
         return Result(
             self.analysis.name,
             primary=stream.name,

@@ -204,7 +204,7 @@ def opened(
         return
     with (
         opened_target(vmcore, symbols=symbols, live=live, force_symbols=force_symbols, bare=bare) as target,
-        _explained_faults(),
+        _explained_faults(target),
     ):
         yield shared.plugins.kernel(target)
 
@@ -228,9 +228,11 @@ def opened_target(
 
 
 @contextlib.contextmanager
-def _explained_faults() -> Iterator[None]:
+def _explained_faults(target: Target | None = None) -> Iterator[None]:
     """What could not be read becomes an error in words."""
     from drgn import BadDataError, FaultError
+
+    from mmdump.target.faults import damage_hint, fault_words
 
     try:
         yield
@@ -239,8 +241,8 @@ def _explained_faults() -> Iterator[None]:
         if isinstance(error, OSError) and (error.errno != errno.EINVAL or error.filename is not None):
             raise
         raise IncompleteError(
-            f"what had to be read is not in the dump, or is broken: {error}",
-            "The dump may be truncated, filtered or damaged.",
+            f"what had to be read is not in the dump, or is broken: {fault_words(error)}",
+            damage_hint(None if target is None else target.dump),
         ) from error
 
 

@@ -30,6 +30,7 @@ from mmdump.kernel.symbols import Symbols, read_kallsyms
 from mmdump.kernel.tasks import Tasks, read_tasks
 from mmdump.kernel.zones import Zone, ZoneBits, read_zone_bits, read_zones
 from mmdump.kernel.zonestate import ZoneState, read_zone_states
+from mmdump.target.faults import damage_hint, fault_words
 
 if TYPE_CHECKING:
     from mmdump.holders import Recogniser
@@ -54,7 +55,7 @@ def _kernel_fact(what: str) -> Callable[[Callable[[Kernel], T]], cached_property
                 return read(kernel)
             except (FaultError, BadDataError) as error:
                 raise IncompleteError(
-                    f"{what} could not be read: {error}", "The dump may be truncated, filtered or damaged."
+                    f"{what} could not be read: {fault_words(error)}", damage_hint(kernel.target.dump)
                 ) from error
             except (OSError, OverflowError, ValueError) as error:
                 raise IncompleteError(

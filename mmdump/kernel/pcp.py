@@ -17,6 +17,7 @@ from mmdump.kernel.arrays import I32, I64
 from mmdump.kernel.layout import byteorder, enumerators, has_member
 from mmdump.kernel.percpu import at_each_cpu
 from mmdump.kernel.zones import Zone, each_zone
+from mmdump.target.faults import fault_words
 
 if TYPE_CHECKING:
     from drgn import Object, Program
@@ -76,7 +77,8 @@ def read_per_cpu_pages(prog: Program, memmap: MemMap, page_shift: int) -> PerCpu
                     what = f"the list {index} of CPU {cpu} in zone {zone.name} of node {zone.node}"
                     rows += [(slot, cpu, pfn, order, kind) for pfn in walker.pages(lists[index], what)]
         except FaultError as error:
-            walker.broken.append(f"per-CPU pages of zone {zone.name} of node {zone.node}: {error}")
+            what = f"per-CPU pages of zone {zone.name} of node {zone.node}"
+            walker.broken.append(f"{what}: {fault_words(error)}")
         rows += [(slot, NO_CPU, pfn, order, -1) for pfn, order in walker.trylock(where, zone.name)]
     columns = np.array(rows, np.int64).reshape(-1, 5)
     return PerCpuPages(

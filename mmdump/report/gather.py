@@ -19,6 +19,7 @@ from mmdump.report.redact import redacted
 from mmdump.report.secrets import find_secrets
 from mmdump.result import Result, Schema, Table
 from mmdump.scan import Outcome, OutOfTimeError, run_guarded
+from mmdump.target.faults import error_words
 from mmdump.target.summary import summarise
 
 if TYPE_CHECKING:
@@ -140,10 +141,15 @@ def make_report(
     for (rank, plugin_name, analysis), sink, outcome in zip(chosen, sinks, outcomes, strict=True):
         sections.append((rank, _section(analysis, plugin_name, sink, outcome)))
     sections.sort(key=lambda each: (each[0], each[1].name))
-    in_order = [section for _, section in sections]
+    truncated = kernel.target.dump.truncated if kernel.target.dump is not None else None
+    in_order = [_own(section, truncated) for _, section in sections]
+    facts = facts_of(kernel)
+    if truncated and not any(each.name == _INFO and each.result is not None for each in in_order):
+        # Else it is among what is found.
+        facts.append(("damage", truncated))
     report = Report(
         title=kernel.target.describe(),
-        facts=facts_of(kernel),
+        facts=facts,
         findings=ranked(in_order),
         sections=in_order,
         absent=sorted(absent),
@@ -189,6 +195,14 @@ def _section(analysis: Analysis, plugin: str, sink: FirstRows | None, outcome: O
     return Section(analysis.name, analysis.summary, result, error, outcome.seconds, totals, plugin)
 
 
+def _own(section: Section, truncated: str | None) -> Section:
+    """The section without what is to be said of the whole dump."""
+    if truncated is None or section.result is None or section.name == _INFO:
+        return section
+    notes = [note for note in section.result.notes if note != truncated]
+    return replace(section, result=replace(section.result, notes=notes))
+
+
 def _words(error: Exception) -> str:
     """What went wrong, in one sentence."""
     if isinstance(error, MmdumpError):
@@ -196,7 +210,7 @@ def _words(error: Exception) -> str:
     if isinstance(error, OutOfTimeError):
         return f"dropped: {error}"
     # drgn's errors say which address; what else comes is a bug in the analysis.
-    return f"failed: {type(error).__name__}: {error}"
+    return f"failed: {error_words(error)}"
 
 
 def _options(choice: Choice) -> list[str]:

@@ -302,12 +302,18 @@ class Descriptors:
             return "makedumpfile marked the dump as incomplete (no space left when it was written?)"
         if len(last) and self._lost(last[-1:]).any():
             return f"the file is truncated: its last pages are past its end ({self._source.size} bytes)"
-        lost, data = 0, self._source.size
+        lost, data, nearest = 0, self._source.size, self._source.size + 1
         for first in range(0, self.count, DESC_CHUNK):
             descriptors = self._read(first, DESC_CHUNK)
             gone = self._lost(descriptors)
             lost += int(np.count_nonzero(gone))
+            offsets = np.where(descriptors["size"] > 0, descriptors["offset"], 0)
+            nearest = min(nearest, int(offsets[gone].min(initial=nearest)))
             data = min(data, int(descriptors["offset"][~gone].min(initial=data)))
+        if self.end <= nearest <= self._source.size:
+            # Pages of zeros share their data, which may come early: that of the last page says nothing. But a
+            # file that was cut off ends within the data of a page, or before it.
+            return f"the file is truncated: {lost} pages are past its end ({self._source.size} bytes)"
         if lost:
             return f"the file is damaged: the descriptors of {lost} pages lead past its end, or nowhere"
         if self.count and data != self.end:

@@ -14,6 +14,7 @@ from mmdump.kernel.layout import find_object
 from mmdump.kernel.rodata import read_only_data
 from mmdump.kernel.stackdepot import StackStatus
 from mmdump.kernelfile import KernelFile
+from mmdump.target.faults import fault_words
 from mmdump_page_owner.frames import Frames
 from mmdump_page_pinner.android import FILE, is_on, why_no_android_pinner
 from mmdump_page_pinner.marks import GET, PAGE_PINNER, why_no_marks
@@ -198,7 +199,7 @@ def _number(name: str) -> Callable[[Kernel, Ranges], Iterator[bytes]]:
         try:
             yield b"%d\n" % found.value_()
         except FaultError as error:
-            raise IncompleteError(f"{name} could not be read: {error}") from error
+            raise IncompleteError(f"{name} could not be read: {fault_words(error)}") from error
 
     return read
 

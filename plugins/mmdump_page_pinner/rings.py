@@ -11,6 +11,7 @@ from drgn import FaultError, TypeKind, sizeof
 from mmdump.errors import IncompleteError
 from mmdump.kernel.layout import enumerators, find_object, has_member, struct_dtype
 from mmdump.kernel.stackdepot import StackStatus
+from mmdump.target.faults import fault_words
 from mmdump.target.reader import MAX_READ, ReadStatus
 from mmdump_page_pinner.android import FILE
 
@@ -147,7 +148,7 @@ def read_ring(kernel: Kernel, name: str) -> Ring | None:
         else:
             size, address = int(places.type_.unaliased().length or 0), int(places.address_ or 0)
     except FaultError as error:
-        raise IncompleteError(f"{variable} could not be read: {error}") from error
+        raise IncompleteError(f"{variable} could not be read: {fault_words(error)}") from error
     if not 0 < size <= MAX_READ // sizeof(captured):
         raise IncompleteError(f"{variable} is garbage: it has room for {size} records")
     if not address:

@@ -13,6 +13,7 @@ from mmdump.kernel.layout import c_string, find_type, has_member
 from mmdump.kernel.page import MAPPING_ANON, MAPPING_KSM
 from mmdump.pagenotes import AskedPages, Fact, Section
 from mmdump.result import Kind
+from mmdump.target.faults import fault_words
 from mmdump_pages.rmap import mapped_at, path_in_filesystem
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def _guarded(title: str, find: Callable[[], list[Fact]]) -> Section:
     try:
         return Section(title, find(), _RANK)
     except FaultError as error:
-        return Section(title, [Fact("unknown", f"it is not in the dump: {error}")], _RANK)
+        return Section(title, [Fact("unknown", f"it could not be read: {fault_words(error)}")], _RANK)
     except (LookupError, AttributeError, TypeError, ValueError) as error:
         return Section(title, [Fact("unknown", f"this kernel keeps it otherwise: {error}")], _RANK)
 

@@ -12,6 +12,7 @@ from mmdump.kernel.layout import has_member
 from mmdump.kernel.mms import read_address_spaces
 from mmdump.pagenotes import Fact
 from mmdump.result import Kind
+from mmdump.target.faults import fault_words
 
 if TYPE_CHECKING:
     from mmdump.kernel import Kernel
@@ -59,7 +60,7 @@ def mapped_at(kernel: Kernel, tree: Object, index: int, pfn: int, *, anon: bool)
             elif at == pfn:
                 places.append(f"{address:#x} of {names.of(mm.value_())}")
     except (FaultError, _CycleError) as error:
-        places.append(f"and perhaps elsewhere: {error}")
+        places.append(f"and perhaps elsewhere: {fault_words(error)}")
     facts = [Fact("areas looked at", looked, Kind.COUNT)]
     facts.append(Fact("mapped at", places) if places else Fact("mapped at", "no address"))
     if cut:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from drgn import BadDataError, FaultError
 
 from mmdump.errors import IncompleteError, UnsupportedError
+from mmdump.target.faults import fault_words
 from mmdump_trace.comms import SavedComms, read_saved_comms
 from mmdump_trace.formats import EventFormats, read_event_formats
 from mmdump_trace.instances import Instance, find_instance, read_instances
@@ -76,7 +77,7 @@ def open_trace(kernel: Kernel, instance: str | None = None) -> Trace:
     try:
         return Trace(kernel, instance)
     except (FaultError, BadDataError) as error:
-        raise IncompleteError(f"the trace could not be read: {error}") from error
+        raise IncompleteError(f"the trace could not be read: {fault_words(error)}") from error
     except (OSError, OverflowError, ValueError) as error:
         raise IncompleteError(f"the trace could not be made out: {error}") from error
     except (LookupError, AttributeError, TypeError) as error:

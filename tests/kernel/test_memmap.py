@@ -231,7 +231,7 @@ def test_a_page_array_that_cannot_be_read_is_not_looked_for_again(monkeypatch: p
         raise drgn.FaultError("not there", 0x1000)
 
     monkeypatch.setattr("mmdump.kernel.read_memmap", damaged)
-    kernel = Kernel(SimpleNamespace())  # type: ignore[arg-type]
+    kernel = Kernel(SimpleNamespace(dump=None))  # type: ignore[arg-type]
     said = []
     for _ in range(3):
         with pytest.raises(IncompleteError, match="the page array could not be read") as raised:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -248,3 +249,25 @@ def test_provenance_says_where_all_of_it_comes_from(cma_dump: Path) -> None:
     assert "vmlinux" in facts["debug info"]
     assert sections.frame["section"].to_list() == [each.name for each in report.sections]
     assert {"cma", "page_owner", "pages"} <= set(plugins.frame["plugin"])
+
+
+def test_what_ails_the_whole_dump_is_said_once(tmp_path: Path) -> None:
+    vmcore = dump_of("cma-failure", tmp_path)
+    os.truncate(vmcore, vmcore.stat().st_size * 7 // 10)
+    report = report_of(vmcore)
+    assert report.target["truncated"]
+    told = [each.finding.message for each in report.findings if "truncated" in each.finding.message]
+    assert told == [report.target["truncated"]]
+    sections = [each for each in report.sections if each.result is not None]
+    assert len(sections) > 5
+    assert not any("truncated" in note for each in sections for note in each.result.notes)
+    without = report_of(vmcore, Choice(only=("pinned", "buddy")))
+    assert [value for _, value in without.facts if "truncated" in value] == told
+
+
+def test_what_several_sections_lack_for_one_reason_is_said_once() -> None:
+    sections = [
+        Section("a", "", error="no page array"),
+        Section("b", "", Result("b", incomplete=["no page array", "no log"])),
+    ]
+    assert Report("t", sections=sections).incomplete == ["a, b: no page array", "b: no log"]
