@@ -117,8 +117,9 @@ class TestOnTheRealVmcore:
         assert run.status == 0
         assert run.err == ""
         assert run.out.startswith(
-            "73 folios held: 64 by FOLL_PIN (work 63), 1 large folio by FOLL_PIN (work 64), "
-            "8 by unexplained references (work 70)\n"
+            "73 folios held: 64 by FOLL_PIN (allocated by work 63), "
+            "1 large folio by FOLL_PIN (allocated by work 64), "
+            "8 by unexplained references (allocated by work 70)\n"
         )
         assert "8 more were marked by the page pinner and are released." in run.out
         assert "CMA reserved: 64 MiB; 8 pages block it" in run.out

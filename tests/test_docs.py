@@ -83,7 +83,9 @@ def test_the_documented_report_is_made(mmdump: Callable[..., Run], tmp_path: Pat
         [sys.executable, "-c", example], capture_output=True, check=False, cwd=tmp_path, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert re.search(r"problem CMA reserved: 16 MiB; .*: 12 that comm-\d+ 1204 allocated", done.stdout)
+    assert re.search(
+        r"problem CMA reserved: 16 MiB; .*: 12 by FOLL_PIN \(allocated by comm-\d+ 1204\)", done.stdout
+    )
 
 
 def test_the_documented_scripts_for_drgn_work(mmdump: Callable[..., Run], tmp_path: Path) -> None:

@@ -32,7 +32,10 @@ def mmdump_scenarios():
 def test_the_demo_names_who_must_let_go_of_what(mmdump: Mmdump) -> None:
     run = mmdump("demo")
     assert run.status == 0, run.err
-    assert "12 by FOLL_PIN (postgres 1204), 4 by unexplained references (tar 1377)" in run.out
+    assert (
+        "12 by FOLL_PIN (allocated by postgres 1204), 4 by unexplained references (allocated by tar 1377)"
+        in run.out
+    )
     assert "4 held by pipe of pid 1377 (tar), fd 3, 4" in run.out
     assert "camera" in run.err
     assert run.err.endswith("--keep DIR keeps it.\n")

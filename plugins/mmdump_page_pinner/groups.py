@@ -5,7 +5,9 @@ Grouping by call chain first would say nothing: pinned pages share their page-fa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import polars as pl
 
@@ -129,7 +131,7 @@ def headline(groups: pl.DataFrame) -> str:
         return "No page is held by anything that mmdump can see."
     by_owner = _by_owner(held)
     parts = [
-        f"{row['folios']} {_large(row['folios']) if row['large'] else ''}by {row['cause']} ({row['owner']})"
+        f"{row['folios']} {_large(row['folios']) if row['large'] else ''}{_why(row)}"
         for row in by_owner.head(_NAMED).iter_rows(named=True)
     ]
     rest = int(by_owner.tail(-_NAMED)["folios"].sum()) if len(by_owner) > _NAMED else 0
@@ -145,7 +147,7 @@ def _by_owner(held: pl.DataFrame) -> pl.DataFrame:
         held.with_columns(
             cause=pl.when(pinned).then(pl.lit("FOLL_PIN")).otherwise(pl.lit("unexplained references")),
             large=pl.col("order") > 0,
-            owner=_owner().fill_null("owner unknown"),
+            owner=_owner().fill_null("an unknown task"),
             whole=pl.col("folios") * 2 ** pl.col("order"),
         )
         .group_by("cause", "large", "owner")
@@ -156,16 +158,18 @@ def _by_owner(held: pl.DataFrame) -> pl.DataFrame:
 
 
 def who_holds(groups: pl.DataFrame, area: str) -> str:
-    """Who allocated what is held in a CMA area, for a sentence."""
+    """What holds pages of a CMA area, and who allocated them, for a sentence."""
     held = _by_owner(groups.filter((pl.col("state") == "held") & (pl.col("cma_area") == area)))
-    parts = [
-        f"{row['whole']} that {row['owner']} allocated ({row['cause']})"
-        for row in held.head(_NAMED).iter_rows(named=True)
-    ]
+    parts = [f"{row['whole']} {_why(row)}" for row in held.head(_NAMED).iter_rows(named=True)]
     rest = int(held.tail(-_NAMED)["whole"].sum()) if len(held) > _NAMED else 0
     if rest:
-        parts.append(f"{rest} that others allocated")
+        parts.append(f"{rest} by others")
     return f": {', '.join(parts)}" if parts else ""
+
+
+def _why(row: Mapping[str, Any]) -> str:
+    """What holds folios, and who allocated them, who need not be the same that holds them."""
+    return f"by {row['cause']} (allocated by {row['owner']})"
 
 
 def _large(count: int) -> str:

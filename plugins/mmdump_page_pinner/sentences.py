@@ -89,9 +89,9 @@ def _groups(timelines: pl.DataFrame) -> list[dict[str, Any]]:
 
 def _pages(row: Mapping[str, Any], adjective: str) -> str:
     words = "page" if row["pages"] == 1 else "pages"
-    owner = f" of {row['owner']}" if row["owner"] else ""
+    owner = f" that {row['owner']} allocated" if row["owner"] else ""
     area = f" in CMA {row['cma_area']}" if row["cma_area"] else ""
-    return f"{row['pages']} {adjective}{words}{owner}{area}"
+    return f"{row['pages']} {adjective}{words}{area}{owner}"
 
 
 def _asked(row: Mapping[str, Any]) -> str:
@@ -134,8 +134,9 @@ def _let_go(row: Mapping[str, Any]) -> Finding:
     if row["first_put"] != row["last_put"]:
         when = f"{seconds(row['first_put']).removesuffix(' s')} to {when}"
     were = "was" if row["pages"] == 1 else "were"
+    they = f"{_pages(row, '')}{' and' if row['owner'] else ''}"
     text = (
-        f"{_pages(row, '')} that had stood in the way of {_asked(row)} {were} put by "
+        f"{they} that had stood in the way of {_asked(row)} {were} put by "
         f"{row['put_by'] or 'an unknown function'} of {row['put_who']} at {when}{_holder(row)}"
     )
     return Finding("history-released", Severity.NOTE, f"{text}.", "timelines", _where(row, "state <> 'held'"))

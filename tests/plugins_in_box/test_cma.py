@@ -164,7 +164,7 @@ def test_a_blocked_area_is_a_finding_whose_rows_can_be_selected(name: str) -> No
     )
     [finding] = cma_findings(found, groups, PAGE_SIZE)
     assert finding.message == (
-        f"CMA {name}: 2 MiB; 1 page blocks it: 1 that tar 7 allocated (unexplained references); "
+        f"CMA {name}: 2 MiB; 1 page blocks it: 1 by unexplained references (allocated by tar 7); "
         "longest run now 1.8 MiB, without them 2 MiB."
     )
     frame = pl.DataFrame(

@@ -84,17 +84,18 @@ def test_the_headline_says_how_many_by_what_and_whose() -> None:
     assert headline(groups_of(frame())) == "No page is held by anything that mmdump can see."
     assert headline(groups_of(frame({"state": "released"}))).startswith("No page is held")
     one = groups_of(frame({"owner_comm": "dd", "owner_pid": 5}))
-    assert headline(one) == "1 folio held: 1 by unexplained references (dd 5)"
+    assert headline(one) == "1 folio held: 1 by unexplained references (allocated by dd 5)"
     rows = [{"folio_evidence": FOLL_PIN | EXCESS, "order": 9, "owner_comm": "vm"}] * 2 + [{}]
     assert headline(groups_of(frame(*rows))) == (
-        "3 folios held: 2 large folios by FOLL_PIN (vm), 1 by unexplained references (owner unknown)"
+        "3 folios held: 2 large folios by FOLL_PIN (allocated by vm), "
+        "1 by unexplained references (allocated by an unknown task)"
     )
 
 
 def test_the_headline_names_the_largest_owners_and_counts_the_others() -> None:
     rows = [{"owner_pid": pid} for pid in range(8) for _ in range(8 - pid)]
     text = headline(groups_of(frame(*rows)))
-    assert text.startswith("36 folios held: 8 by unexplained references (0), 7 by")
+    assert text.startswith("36 folios held: 8 by unexplained references (allocated by 0), 7 by")
     assert text.endswith("10 by others")
 
 

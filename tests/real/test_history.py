@@ -75,9 +75,11 @@ def test_pages_still_in_the_pipe_have_no_put_but_the_migrations(
 
 def test_it_is_told_in_sentences(pinned: Result) -> None:
     held, freed = [each.message for each in pinned.findings if each.key.startswith("history")]
-    assert held.startswith("6 held pages of work 70 in CMA reserved stood in the way of a CMA allocation by")
+    assert held.startswith(
+        "6 held pages in CMA reserved that work 70 allocated stood in the way of a CMA allocation by"
+    )
     assert "look there for a get without a put (pipe)" in held
-    assert freed.startswith("8 pages of work 70 in CMA reserved")
+    assert freed.startswith("8 pages in CMA reserved that work 70 allocated and that had stood")
     assert "put by pipe_read -> page_cache_pipe_buf_release of work 70" in freed
 
 

@@ -39,13 +39,13 @@ def written(report: Report, format_: str) -> bytes:
 def test_it_tells_who_must_let_go_and_which_allocation_failed(report: Report) -> None:
     first, second = [each.finding for each in report.findings if each.finding.severity is Severity.PROBLEM]
     assert first.key == "cma-blocked"
-    assert "8 that work 70 allocated (unexplained references)" in first.message
+    assert "8 by unexplained references (allocated by work 70)" in first.message
     assert "now held: 8 by pipe of pid 70 (work), fd 3, 4" in first.message
     assert second.key == "cma-failed"
     assert "16,384 pages (64 MiB) failed with EBUSY" in second.message
     # The page pinner's events tell how it came to that, and nothing else is worth a warning.
     [history] = [each.finding for each in report.findings if each.finding.severity is Severity.WARNING]
-    assert history.message.startswith("6 held pages of work 70 in CMA reserved stood in the way")
+    assert history.message.startswith("6 held pages in CMA reserved that work 70 allocated stood in the way")
     assert not report.incomplete
 
 

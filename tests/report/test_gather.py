@@ -221,8 +221,8 @@ def test_evidence_is_the_rows_that_the_condition_selects() -> None:
 def test_the_first_finding_of_a_blocked_area_names_who_is_in_the_way(cma_dump: Path) -> None:
     told = report_of(cma_dump).findings[0]
     assert told.finding.key == "cma-blocked"
-    assert "12 that postgres 1204 allocated (FOLL_PIN)" in told.finding.message
-    assert "4 that tar 1377 allocated (unexplained references)" in told.finding.message
+    assert "12 by FOLL_PIN (allocated by postgres 1204)" in told.finding.message
+    assert "4 by unexplained references (allocated by tar 1377)" in told.finding.message
     assert told.evidence is not None
     owners = told.evidence.frame.group_by("owner").agg(pl.col("folios").sum()).sort("owner")
     assert owners.rows() == [("postgres 1204", 12), ("tar 1377", 4)]

@@ -31,14 +31,14 @@ def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Core:
     directory = tmp_path_factory.mktemp("synthetic")
     [scenario] = [each for each in SCENARIOS if each.name == "cma-failure"]
     vmcore = scenario.image(profile("6.12")).write(directory)
-    line = "12 by FOLL_PIN (postgres 1204), 4 by unexplained references (tar 1377)"
+    line = "12 by FOLL_PIN (allocated by postgres 1204), 4 by unexplained references (allocated by tar 1377)"
     return Core(vmcore, vmcore.with_name("vmlinux"), line, 5, 17)
 
 
 @pytest.fixture(scope="session")
 def real(sample: Sample) -> Core:
     """The real vmcore, filtered and compressed."""
-    return Core(sample.kdump, sample.vmlinux, "73 folios held: 64 by FOLL_PIN (work 63)", 5, 81)
+    return Core(sample.kdump, sample.vmlinux, "73 folios held: 64 by FOLL_PIN (allocated by work 63)", 5, 81)
 
 
 @pytest.fixture(scope="session", params=["synthetic", "real"])
