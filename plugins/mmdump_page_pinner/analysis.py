@@ -23,10 +23,10 @@ from mmdump_page_owner.record import OWNER_COLUMNS, Owners, no_owners, read_owne
 from mmdump_page_owner.stacks import stack_table
 from mmdump_page_pinner.android import PINNER_COLUMNS, caveats, decode_records, record_columns
 from mmdump_page_pinner.cma import area_of, cma_findings, cma_runs, cma_table
-from mmdump_page_pinner.evidence import GOT, MIGRATION_FAILED, find_lasting
+from mmdump_page_pinner.evidence import GOT, MIGRATION_FAILED, find_lasting, untold
 from mmdump_page_pinner.groups import EVIDENCE_LISTS, fold_groups, group_table, groups_of, headline, released
 from mmdump_page_pinner.history import ROW_COLUMNS
-from mmdump_page_pinner.marks import CLIENTS, why_no_marks
+from mmdump_page_pinner.marks import CLIENTS, marks_unreadable, why_no_marks
 from mmdump_page_pinner.savedtrace import read_saved_trace
 from mmdump_page_pinner.sentences import history_tables
 from mmdump_page_pinner.witnesses import read_witnesses
@@ -172,6 +172,8 @@ class Pinned(Analysis):
         """Rows of held and marked pages, and the CMA areas in runs."""
         pages, held = find_lasting(pages, state.batches)
         parts: dict[str, Columns] = {"pages": _rows(pages, held, state)}
+        if state.witnesses.seen:
+            parts["untold"] = {"pfn": untold(pages, state.witnesses.pfns)}
         if state.areas:
             parts["cma"] = cma_runs(pages, held, state.areas)
         if state.sought is not None:
@@ -188,7 +190,7 @@ class Pinned(Analysis):
         if state.witnesses.seen:
             seen = pl.col("pfn").is_in(pl.Series(state.witnesses.pfns).implode())
             parts["seen"] = decoded.filter(seen).select(ROW_COLUMNS)
-        return parts | {name: rows[name] for name in ("cma", "memory", "sought") if name in rows}
+        return parts | {name: rows[name] for name in ("cma", "memory", "sought", "untold") if name in rows}
 
     def fold(self, part: str, frame: pl.DataFrame) -> pl.DataFrame:
         """Sum groups, and join runs of memory."""
@@ -212,7 +214,8 @@ class Pinned(Analysis):
         text_tables = ["groups"]
         findings = released(groups)
         if state.witnesses.seen:
-            more, told = history_tables(kernel, state.witnesses, parts["seen"], self._ranges(state))
+            unknown = None if marks_unreadable(kernel) else parts["untold"]["pfn"]
+            more, told = history_tables(kernel, state.witnesses, parts["seen"], self._ranges(state), unknown)
             tables |= more
             findings = [*told, *findings]
             text_tables += ["timelines"]

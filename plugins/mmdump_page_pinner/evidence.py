@@ -10,9 +10,12 @@ import numpy as np
 
 from mmdump.kernel.page import MAPPING_MOVABLE
 from mmdump.kernel.references import FolioBatches, FolioKinds, ReferenceAccount, account_references
+from mmdump.target import ReadStatus
 from mmdump_page_pinner.marks import FAILED, GET, RFC_FLAGS, flagged
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mmdump.kernel.arrays import I64, U8, Bools
     from mmdump.kernel.page import PageRange
 
@@ -26,6 +29,7 @@ __all__ = [
     "Held",
     "find_held",
     "find_lasting",
+    "untold",
 ]
 
 #: Bits of an evidence code, and their names in the order of those bits.
@@ -117,6 +121,20 @@ def _find_held(pages: PageRange, batches: FolioBatches) -> Held:
         counted=counted,
         account=account_references(pages, heads, batches),
     )
+
+
+def untold(pages: PageRange, pfns: Sequence[int]) -> I64:
+    """Of these PFNs, ascending, those in a range of which it cannot be told whether they are marked or held.
+
+    That is where the page's ``struct page``, or its page_ext entry, is not in the dump. int64.
+    """
+    asked = np.array(pfns, np.int64)
+    asked = asked[(asked >= pages.start) & (asked < pages.end)]
+    rows = asked - pages.start
+    lost = ~pages.readable[rows]
+    if pages.ext is not None and any(flag in pages.ext.layout.flags for flag in (*RFC_FLAGS, FAILED)):
+        lost |= pages.ext.status[rows] != ReadStatus.READ
+    return asked[lost]
 
 
 def find_lasting(pages: PageRange, batches: FolioBatches) -> tuple[PageRange, Held]:

@@ -55,7 +55,11 @@ TIMELINES = Schema(
     "timelines",
     (
         Column("pfn", Kind.PFN, "the page"),
-        Column("state", Kind.TEXT, "held, released, unknown; or gone: neither held nor marked any more"),
+        Column(
+            "state",
+            Kind.TEXT,
+            "held; released; gone: neither held nor marked any more; unknown: that is not in the dump",
+        ),
         Column("allocated", Kind.NSEC, "when it was allocated"),
         Column("story", Kind.TEXT, "what happened to it"),
         Column("cma_area", Kind.TEXT, "CMA area it lies in", in_text=False),
@@ -89,6 +93,7 @@ ROW_TYPES = pl.Schema(
     }
 )
 ROW_COLUMNS = tuple(ROW_TYPES)
+_NONE = pl.Series(dtype=pl.Int64)
 
 
 def history_of(
@@ -181,8 +186,13 @@ def _allocations(kernel: Kernel, handles: pl.Series) -> pl.Series:
     return pl.Series([known.get(each) for each in handles.to_list()], dtype=pl.List(pl.String))
 
 
-def timelines_of(events: pl.DataFrame, pages: pl.DataFrame) -> pl.DataFrame:
-    """One row per page: :data:`TIMELINES` but for the story."""
+def timelines_of(
+    events: pl.DataFrame, pages: pl.DataFrame, unknown: pl.Series | None = _NONE
+) -> pl.DataFrame:
+    """One row per page: :data:`TIMELINES` but for the story.
+
+    :param unknown: PFNs of pages whose state cannot be told; None for all that are not among ``pages``.
+    """
     event, kind = pl.col("event"), pl.col("class")
     failure, put = event == "failure", event == "put"
     user = put & kind.is_in(["user", "unknown"])
@@ -224,8 +234,10 @@ def timelines_of(events: pl.DataFrame, pages: pl.DataFrame) -> pl.DataFrame:
         "stack_id",
         pl.col("owner_ts_nsec").cast(pl.UInt64).alias("allocated"),
     ).unique("pfn", keep="first")
+    lost = pl.lit(True) if unknown is None else pl.col("pfn").is_in(unknown.implode())
+    absent = pl.when(lost).then(pl.lit("unknown")).otherwise(pl.lit("gone"))
     return sums.join(rows, on="pfn", how="left", maintain_order="left").with_columns(
-        pl.col("state").fill_null("gone")
+        pl.col("state").fill_null(absent)
     )
 
 

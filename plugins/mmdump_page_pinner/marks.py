@@ -13,7 +13,17 @@ if TYPE_CHECKING:
     from mmdump.kernel.arrays import Bools
     from mmdump.kernel.page_ext import PageExtRange
 
-__all__ = ["CLIENTS", "FAILED", "GET", "PAGE_PINNER", "RFC_FLAGS", "flagged", "marked", "why_no_marks"]
+__all__ = [
+    "CLIENTS",
+    "FAILED",
+    "GET",
+    "PAGE_PINNER",
+    "RFC_FLAGS",
+    "flagged",
+    "marked",
+    "marks_unreadable",
+    "why_no_marks",
+]
 
 #: The flag of the RFC, and of its second version.
 RFC_FLAGS = ("PAGE_EXT_PINNER", "PAGE_EXT_PIN_OWNER")
@@ -59,6 +69,14 @@ def flagged(ext: PageExtRange, *names: str) -> Bools:
         if name in ext.layout.flags:
             found |= ext.has_flag(name)
     return found
+
+
+def marks_unreadable(kernel: Kernel) -> bool:
+    """Whether this kernel may have marked pages, but the dump does not tell."""
+    states = [kernel.page_ext.client(client.name) for client in CLIENTS]
+    if any(state is not None and state.built and state.unreadable for state in states):
+        return True
+    return kernel.page_ext.garbage and any(state is not None and state.enabled for state in states)
 
 
 def why_no_marks(kernel: Kernel) -> str | None:

@@ -28,15 +28,21 @@ _TOLD = 6
 
 
 def history_tables(
-    kernel: Kernel, witnesses: Witnesses, pages: pl.DataFrame, ranges: Sequence[tuple[int, int]] | None
+    kernel: Kernel,
+    witnesses: Witnesses,
+    pages: pl.DataFrame,
+    ranges: Sequence[tuple[int, int]] | None,
+    unknown: pl.Series | None,
 ) -> tuple[dict[str, Table], list[Finding]]:
     """Tables ``timelines`` and ``history``, and what they say.
 
     :param pages: Rows of ``pages`` that the witnesses saw.
     :param ranges: PFNs [first, last) that are asked about; None for all.
+    :param unknown: PFNs of which the dump does not tell whether they are held or marked; None for all that
+        are not among ``pages``.
     """
     events = history_of(witnesses, pages, ranges)
-    timelines = timelines_of(events, pages)
+    timelines = timelines_of(events, pages, unknown)
     tables = {
         "timelines": timeline_table(timelines),
         "history": history_table(kernel, events, pages, witnesses.chains),
