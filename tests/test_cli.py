@@ -76,6 +76,17 @@ def test_a_failed_run_leaves_no_output_file(mmdump: Mmdump, tmp_path: Path) -> N
     assert not (tmp_path / "out.json").exists()
 
 
+def test_an_unknown_suffix_is_refused_before_anything_is_read_unless_a_format_is_named(
+    mmdump: Mmdump, tmp_path: Path
+) -> None:
+    error = _fails(mmdump("plugins", "-o", "out.xls"), 2)
+    assert "out.xls" in error
+    assert ".csv" in error
+    assert not (tmp_path / "out.xls").exists()
+    assert mmdump("plugins", "-o", "out.xls", "-f", "csv").status == 0
+    assert (tmp_path / "out.xls").read_text().startswith("plugin,")
+
+
 def test_plugins_are_listed_with_what_failed(mmdump: Mmdump, tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("raise RuntimeError('on purpose')\n")
     run = mmdump("--plugin", "broken.py", "plugins", "-f", "json")

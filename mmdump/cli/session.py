@@ -132,7 +132,7 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--output",
             metavar="FILE",
             shell_complete=files,
-            help="Write to FILE; its suffix chooses the format.",
+            help="Write to FILE; its suffix chooses the format, unless -f does: text where it has none.",
         ),
         click.option(
             "-f",

@@ -37,7 +37,7 @@ __all__ = [
     "visible",
 ]
 
-register(FormatSpec("text", TextRenderer, one_table=False, suffixes=(".txt",)))
+register(FormatSpec("text", TextRenderer, one_table=False, suffixes=(".txt", ".text", ".log")))
 register(FormatSpec("json", JsonRenderer, one_table=False, suffixes=(".json",)))
 register(FormatSpec("jsonl", JsonlRenderer, one_table=True, suffixes=(".jsonl", ".ndjson")))
 register(FormatSpec("csv", CsvRenderer, one_table=True, suffixes=(".csv",)))

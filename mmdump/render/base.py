@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -204,7 +205,12 @@ def register(spec: FormatSpec) -> None:
 
 
 def format_of(path: str, formats: Mapping[str, FormatSpec] = FORMATS) -> str | None:
-    """The format that a file's name asks for, if any: that with the longest suffix it ends in."""
+    """The format that a file's name asks for, if any: that with the longest suffix it ends in.
+
+    What follows a dot and is no word, as in ``vmcore-6.12``, is no suffix.
+
+    :raises UsageError: The name has a suffix, and no format has that.
+    """
     name = PurePath(path).name.lower()
     found = [
         (len(suffix), spec.name)
@@ -212,4 +218,14 @@ def format_of(path: str, formats: Mapping[str, FormatSpec] = FORMATS) -> str | N
         for suffix in spec.suffixes
         if name.endswith(suffix) and len(name) > len(suffix)
     ]
-    return max(found)[1] if found else None
+    if found:
+        return max(found)[1]
+    suffix = PurePath(name).suffix
+    if not re.fullmatch(r"\.[a-z][a-z0-9]*", suffix):
+        return None
+    known = ", ".join(suffix for spec in formats.values() for suffix in spec.suffixes)
+    raise UsageError(
+        f"{path}: no format has the suffix {suffix}",
+        f"Suffixes: {known}; a file of any name is written in the format that -f names. "
+        "A document of all there is (.html, .md) is what mmdump report makes.",
+    )

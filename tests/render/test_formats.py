@@ -42,8 +42,20 @@ def test_a_format_is_added_but_cannot_take_one_over(monkeypatch: pytest.MonkeyPa
 def test_a_files_name_says_its_format() -> None:
     assert format_of("pages.csv") == "csv"
     assert format_of("pages.jsonl") == "jsonl"
-    assert format_of("report.pdf") is None
-    assert format_of("pages") is None
+    for name in ("pages.txt", "pages.log"):
+        assert format_of(name) == "text"
+    for name in ("pages", "a.d/pages", "vmcore-6.12", ".csv", "pages.2026-11-28", "/dev/null"):
+        assert format_of(name) is None, name
+
+
+@pytest.mark.parametrize("name", ["report.pdf", "x.XLS", "x.html", "pages.csv.gz", "a/b.jsn"])
+def test_a_suffix_that_no_format_has_is_a_usage_error_that_names_those_there_are(name: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        format_of(name)
+    assert name in caught.value.message
+    assert caught.value.hint is not None
+    for word in (".txt, .text, .log", ".csv", ".parquet", "-f", "mmdump report"):
+        assert word in caught.value.hint
 
 
 def test_rich_is_not_loaded_until_text_needs_it() -> None:
