@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mmdump.kernel.arrays import Struct
     from mmdump.target import Target
 
-__all__ = ["Message", "read_log"]
+__all__ = ["Message", "log_seconds", "read_log"]
 
 #: How many messages are looked at, the newest: a log of 2 MiB holds no more.
 _MOST = 1 << 15
@@ -179,3 +179,8 @@ def _buffer(target: Target, start: int, lost: list[str]) -> Iterator[Message]:
         else:
             # No length: the next record is at the beginning.
             where, wrapped = 0, True
+
+
+def log_seconds(nsec: int) -> str:
+    """A message's time as the log has it: cut to microseconds (kernel/printk/printk.c, print_time())."""
+    return f"{nsec // 10**9}.{nsec % 10**9 // 1000:06}"

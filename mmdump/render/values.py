@@ -56,7 +56,7 @@ def bytes_text(size: int) -> str:
 
 
 def nsec_text(nsec: int) -> str:
-    """Nanoseconds as seconds, cut to microseconds as printk does (kernel/printk/printk.c, print_time())."""
+    """Nanoseconds as seconds, rounded to microseconds as the trace is (kernel/trace/trace.h, ns2usecs())."""
     sign = "-" if nsec < 0 else ""
-    seconds, rest = divmod(abs(nsec), 10**9)
-    return f"{sign}{seconds}.{rest // 1000:06d} s"
+    seconds, micro = divmod((abs(nsec) + 500) // 1000, 10**6)
+    return f"{sign}{seconds}.{micro:06d} s"

@@ -11,7 +11,7 @@ from drgn import FaultError
 
 from mmdump.errors import MmdumpError
 from mmdump.kernel.arrays import printable
-from mmdump.kernel.log import read_log
+from mmdump.kernel.log import log_seconds, read_log
 from mmdump.result import Column, Finding, Kind, Schema, Severity, Table
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ FAILURES = Schema(
         Column("gfp_mask", Kind.BITS, "the same as a number"),
         Column("comm", description="name of the task that last asked for it", private="comm"),
         Column("times", Kind.COUNT, "how often the log says so"),
-        Column("last_nsec", Kind.NSEC, "when it was last"),
+        Column("last_nsec", Kind.NSEC, "when it was last, in the log's microseconds"),
     ),
     "Allocations that failed, by the kernel's log",
 )
@@ -95,7 +95,8 @@ def failure_table(failures: list[Failure]) -> Table:
                 "gfp_mask": each.mode,
                 "comm": each.comm,
                 "times": each.times,
-                "last_nsec": each.nsec,
+                # The log itself says no more.
+                "last_nsec": each.nsec // 1000 * 1000,
             }
             for each in failures
         ],
@@ -113,7 +114,7 @@ def failure_findings(failures: list[Failure]) -> list[Finding]:
         Finding(
             "allocation-failed",
             Severity.PROBLEM,
-            f"The kernel had no block of order {last.order} for {last.flags} at {last.nsec / 10**9:.6f} s"
+            f"The kernel had no block of order {last.order} for {last.flags} at {log_seconds(last.nsec)} s"
             f"{before}.",
             FAILURES.name,
         )

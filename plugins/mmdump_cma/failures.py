@@ -12,7 +12,7 @@ from drgn import FaultError
 
 from mmdump.errors import MmdumpError
 from mmdump.kernel.arrays import printable
-from mmdump.kernel.log import read_log
+from mmdump.kernel.log import log_seconds, read_log
 from mmdump.result import Finding, Severity
 from mmdump_page_pinner.cma import mib
 
@@ -104,7 +104,7 @@ def failure_findings(failures: list[Failure], areas: Iterable[CmaArea], page_siz
             "cma-failed",
             Severity.PROBLEM,
             f"CMA{area}: an allocation of {each.pages:,} pages ({mib(each.pages * page_size)} MiB) failed "
-            f"with {name}{reason}; {each.nsec / 10**9:.6f} s after boot{before}, by the kernel's log.",
+            f"with {name}{reason}; {log_seconds(each.nsec)} s after boot{before}, by the kernel's log.",
             "areas",
             None if each.area is None else _where(each.area),
         )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from mmdump.render.values import nsec_text
 from mmdump.result import Column, Kind, Schema, Table
 from mmdump_page_pinner.calls import asker, put_of
 
@@ -285,8 +286,7 @@ def story(row: Mapping[str, Any]) -> str:
 
 def seconds(nsec: object) -> str:
     """A time as the trace has it."""
-    micro = (int(str(nsec)) + 500) // 1000
-    return f"{micro // 10**6}.{micro % 10**6:06} s"
+    return nsec_text(int(str(nsec)))
 
 
 def span(first: object, last: object) -> str:

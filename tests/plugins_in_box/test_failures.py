@@ -7,6 +7,7 @@ import pytest
 
 from mmdump.kernel import Kernel
 from mmdump.kernel.cma import CmaArea
+from mmdump.kernel.log import log_seconds
 from mmdump.result import Finding, Severity
 from mmdump.scan import run_one
 from mmdump_buddy import Buddy
@@ -152,3 +153,8 @@ def test_much_that_an_idle_worker_left_is_not_reported() -> None:
     assert finding.message.startswith("120.0 MiB of 220.3 MiB free could be reported")
     why[:] = CODES["requested"]
     assert _unreported(order, why, 4096) == []
+
+
+def test_times_of_the_log_are_cut_as_the_log_cuts_them() -> None:
+    assert log_seconds(7_168_146_999) == "7.168146"
+    assert log_seconds(999_999_999) == "0.999999"

@@ -58,6 +58,7 @@ def test_a_size_is_never_off_by_more_than_its_last_decimal(size: int) -> None:
     assert abs(float(number) * scale - size) <= 0.0501 * scale
 
 
-def test_time_is_cut_to_microseconds_as_the_kernel_log_is() -> None:
-    assert nsec_text(999_999_999) == "0.999999 s"
-    assert nsec_text(12_000_001_999) == "12.000001 s"
+def test_time_is_rounded_to_microseconds_as_the_kernels_trace_is() -> None:
+    assert nsec_text(999_999_999) == "1.000000 s"
+    assert nsec_text(47_291_146_500) == "47.291147 s"
+    assert nsec_text(12_000_001_499) == "12.000001 s"
