@@ -240,6 +240,23 @@ def _have(count: int) -> str:
     return "have" if count != 1 else "has"
 
 
+def _next(missing: pl.DataFrame) -> str:
+    """Where to look for holders that were not found: among what may be one, or at the machine."""
+    trace = "trace page_ref:* on the machine, and of a dump mmdump pinned says who gets and puts references"
+    folios = len(missing.filter(pl.col("possible") > 0))
+    if not folios:
+        return f"nothing else in memory points to {_them(missing)}: {trace}"
+    whose = f"{folios} of them" if len(missing) > 1 else "it"
+    return (
+        f"--table holders --where \"state = 'possible'\" shows memory that may hold {whose}; "
+        f"if that does not, {trace}"
+    )
+
+
+def _them(folios: pl.DataFrame) -> str:
+    return "it" if len(folios) == 1 else "them"
+
+
 def _findings(balance: pl.DataFrame) -> list[Finding]:
     findings = []
     missing = balance.filter(pl.col("missing") > 0)
@@ -248,8 +265,8 @@ def _findings(balance: pl.DataFrame) -> list[Finding]:
             Finding(
                 "holder-missing",
                 Severity.NOTE,
-                f"{_folios(len(missing))} {_have(len(missing))} references whose holder was not found; "
-                "what is possible among the holders may be it.",
+                f"{_folios(len(missing))} {_have(len(missing))} references whose holder was not found "
+                f'(--table balance --where "missing > 0" names {_them(missing)}); {_next(missing)}.',
                 "balance",
                 "missing > 0",
             )

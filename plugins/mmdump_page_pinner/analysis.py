@@ -19,7 +19,7 @@ from mmdump.result import Column, Kind, Result, Schema
 from mmdump.scan import OutOfTimeError
 from mmdump_holders.analysis import Sought, search_parts, start_search, tell
 from mmdump_holders.ranges import joined_runs
-from mmdump_page_owner.record import OWNER_COLUMNS, Owners, no_owners, read_owners, why_no_owner
+from mmdump_page_owner.record import OWNER_COLUMNS, Owners, members_of, no_owners, read_owners, why_no_owner
 from mmdump_page_owner.stacks import stack_table
 from mmdump_page_pinner.android import PINNER_COLUMNS, caveats, decode_records, record_columns
 from mmdump_page_pinner.cma import area_of, cma_findings, cma_runs, cma_table
@@ -250,6 +250,8 @@ class Pinned(Analysis):
         ):
             if why is not None:
                 notes.append(f"No {lacking}: {why}.")
+        if groups["stack_id"].is_not_null().any() and not {"pid", "comm"} & set(members_of(kernel)):
+            notes.append(_no_task(searched=self.holders))
         if groups["owner_pid"].is_not_null().any():
             notes.append("OWNER allocated the pages; who else got a reference to them is not recorded.")
         if not state.batches.complete:
@@ -264,6 +266,15 @@ class Pinned(Analysis):
             notes=notes,
             incomplete=incomplete,
         )
+
+
+def _no_task(*, searched: bool) -> str:
+    """What to do with owners that have no name: pid came to page_owner with 5.11, comm with 5.18."""
+    search = "" if searched else "; --holders searches memory for what holds them"
+    return (
+        "OWNER is unknown: page_owner of this kernel records no pid and no comm, only the call chain. "
+        f"STACK_ID names the chain that allocated the pages, --table stacks has its frames{search}."
+    )
 
 
 def _held_heads(pages: PageRange, held: Held, state: State) -> I64:
