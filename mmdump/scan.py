@@ -143,6 +143,7 @@ class _Run:
         """What is left of a streaming analysis that failed when rows of it had been given away."""
         error, stream = self.broken, self.analysis.stream
         assert stream is not None
+        assert error is not None
         words = error_words(error)
         return Result(
             self.analysis.name,
