@@ -241,7 +241,7 @@ def test_the_first_screen_names_who_must_let_go(browser: Any, pages: dict[str, s
     opened(browser, pages["cma-failure"])
     first = of(browser, ".finding h3")[0]
     assert first.location["y"] + first.size["height"] < 400
-    assert "12 that postgres 1204 allocated" in first.text
+    assert "12 by FOLL_PIN (allocated by postgres 1204)" in first.text
 
 
 def test_on_paper_evidence_is_unfolded_and_tools_are_gone(browser: Any, pages: dict[str, str]) -> None:

@@ -137,7 +137,7 @@ def test_the_same_name_has_the_same_pseudonym_everywhere(masked: Report) -> None
     assert second["memcg"] == "/"
     assert second["page"] == "0x0"
     blocked = next(each for each in document["findings"] if each["key"] == "cma-blocked")
-    assert f"that {comm} 2000 allocated" in blocked["message"]
+    assert f"(allocated by {comm} 2000)" in blocked["message"]
     charged = next(each for each in document["findings"] if each["key"] == "charged")
     assert f"charged by {comm} in {cgroup}, page {first['page']}." in charged["message"]
     assert charged["where"] == f"\"by\" = '{other}'"
