@@ -46,7 +46,12 @@ CLIENTS = Schema(
     "page_ext",
     (
         Column("client", Kind.TEXT, "a user of page_ext"),
-        Column("state", Kind.TEXT, "on, off, unknown, or not built in"),
+        Column(
+            "state",
+            Kind.TEXT,
+            "on, off, unknown, or not built in",
+            values=("on", "off", "unknown", "not built in"),
+        ),
         Column("per_page", Kind.BYTES, "its data for each page"),
         Column("cost", Kind.BYTES, "its data for all pages"),
     ),

@@ -65,6 +65,8 @@ class Column:
         (flame graphs, profiles) count by such columns.
     :param private: What sort of name it holds that is nobody else's business: ``comm``, ``cgroup``, ``path``,
         ``host`` or ``module``. A redacted report masks it, here and in every sentence.
+    :param values: All that its text (or a text in its lists) can be, where that is a closed set whatever the
+        kernel: ``--where`` refuses to look for another.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Column:
     aliases: tuple[str, ...] = ()
     weight: bool = False
     private: str = ""
+    values: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

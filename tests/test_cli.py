@@ -13,6 +13,7 @@ import jsonschema
 import pytest
 
 from tests.conftest import Run, Sample
+from tests.report.dumps import dump_of
 
 Mmdump = Callable[..., Run]
 SCHEMA = json.loads((Path(__file__).parent / "render" / "result.schema.json").read_text())
@@ -60,6 +61,14 @@ def test_an_unknown_command_or_option_is_a_usage_error(mmdump: Mmdump) -> None:
 def test_a_command_that_is_nearly_one_is_suggested_a_plugins_too(mmdump: Mmdump) -> None:
     assert "Did you mean pinned?" in mmdump("pined", "vmcore").err
     assert "Did you mean snapshot?" in mmdump("snapshoot").err
+
+
+def test_a_column_of_another_table_is_found(mmdump: Mmdump, tmp_path: Path) -> None:
+    dump = dump_of("cma-failure", tmp_path)
+    hint = "owner is a column of groups and timelines: --table groups."
+    assert hint in _fails(mmdump("pinned", dump, "--where", "owner = 'tar'"), 2)
+    assert "--table stacks" in _fails(mmdump("pinned", dump, "--columns", "frames"), 2)
+    assert "--table stacks" in _fails(mmdump("page-owner", dump, "-f", "csv", "--sort", "status"), 2)
 
 
 def test_a_missing_file_is_named(mmdump: Mmdump) -> None:

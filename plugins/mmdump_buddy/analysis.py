@@ -24,8 +24,8 @@ from mmdump_buddy.findings import (
 )
 from mmdump_buddy.fragmentation import fragmentation_findings
 from mmdump_buddy.guards import DEBUG_GUARDPAGE, guard_blocks
-from mmdump_buddy.tables import FREE, free_table, order_table, pcp_table, zone_table
-from mmdump_buddy.want import want_findings, want_table
+from mmdump_buddy.tables import FREE, ORDERS, PCP, ZONES, free_table, order_table, pcp_table, zone_table
+from mmdump_buddy.want import WANT, want_findings, want_table
 
 if TYPE_CHECKING:
     from mmdump.kernel import Kernel
@@ -41,6 +41,7 @@ class Buddy(Analysis):
     name = "buddy"
     summary = "free memory: lists, watermarks, fragmentation"
     report_rank = 55
+    tables = (ZONES, ORDERS, FREE, PCP, FAILURES, WANT)
     page_ext = (DEBUG_GUARDPAGE.name,)
 
     want: int | None = option(

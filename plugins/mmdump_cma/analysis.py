@@ -16,7 +16,7 @@ from mmdump.kernel.layout import find_object
 from mmdump.result import Result
 from mmdump_cma.failures import failure_findings, read_failures
 from mmdump_cma.findings import findings_of
-from mmdump_cma.tables import BLOCKERS, RANGES, area_table, blocker_table, range_table
+from mmdump_cma.tables import AREAS, BLOCKERS, RANGES, area_table, blocker_table, range_table
 from mmdump_page_pinner.cma import cma_runs
 from mmdump_page_pinner.evidence import find_lasting
 from mmdump_page_pinner.marks import CLIENTS, why_no_marks
@@ -54,6 +54,7 @@ class Cma(Analysis):
     name = "cma"
     summary = "CMA areas: what is in them, and what stands in the way of an allocation"
     report_rank = 30
+    tables = (AREAS, RANGES, BLOCKERS)
     page_ext = tuple(client.name for client in CLIENTS)
 
     def why_not(self, kernel: Kernel) -> str | None:

@@ -19,10 +19,11 @@ from mmdump_page_owner.codes import MEMBERS, Facts, Rows
 from mmdump_page_owner.filters import page_tests, passing
 from mmdump_page_owner.findings import broken_depot, garbage_records, unattributed, unreadable_chains
 from mmdump_page_owner.frames import Frames
-from mmdump_page_owner.groups import fold_sums, group_table, name_sums, sum_rows
+from mmdump_page_owner.groups import ANY_GROUPS, fold_sums, group_table, name_sums, sum_rows
 from mmdump_page_owner.keys import KEYS, STACKTRACE, parse_keys
 from mmdump_page_owner.kinds import KINDS
 from mmdump_page_owner.leaks import (
+    SUSPECTS,
     age_rows,
     candidates,
     fold_ages,
@@ -41,6 +42,7 @@ from mmdump_page_owner.record import (
     on_every_page,
     read_owners,
 )
+from mmdump_page_owner.stacks import STACKS
 from mmdump_page_owner.state import State, check_members, check_memcg, why_missing
 
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ class PageOwner(Analysis):
     name = "page-owner"
     summary = "allocated (or freed) pages by call chain"
     report_rank = 40
+    tables = (ANY_GROUPS, SUSPECTS, STACKS)
     needs = (Need(why_missing),)
     page_ext = ("page_owner",)
 

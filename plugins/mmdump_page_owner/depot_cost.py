@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mmdump.kernel import Kernel
     from mmdump_page_owner.depot_tables import Depot
 
-__all__ = ["cost_table", "full", "summary"]
+__all__ = ["COSTS", "cost_table", "full", "summary"]
 
 COSTS = Schema(
     "depot",

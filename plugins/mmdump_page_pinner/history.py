@@ -14,6 +14,7 @@ import polars as pl
 
 from mmdump.result import Column, Kind, Schema, Table
 from mmdump_page_pinner.calls import asker, put_of
+from mmdump_page_pinner.evidence import STATES
 
 if TYPE_CHECKING:
     from mmdump.kernel import Kernel
@@ -55,7 +56,12 @@ TIMELINES = Schema(
     "timelines",
     (
         Column("pfn", Kind.PFN, "the page"),
-        Column("state", Kind.TEXT, "held, released, unknown; or gone: neither held nor marked any more"),
+        Column(
+            "state",
+            Kind.TEXT,
+            "held, released, unknown; or gone: neither held nor marked any more",
+            values=(*STATES, "gone"),
+        ),
         Column("allocated", Kind.NSEC, "when it was allocated"),
         Column("story", Kind.TEXT, "what happened to it"),
         Column("cma_area", Kind.TEXT, "CMA area it lies in", in_text=False),

@@ -14,7 +14,7 @@ from mmdump.kernel.arrays import Struct
 from mmdump.kernel.freelists import ListHeads, find_lists, free_blocks
 from mmdump.result import Finding, Result, Severity
 from mmdump_page_reporting.device import Reporting, has_page_reporting, read_reporting
-from mmdump_page_reporting.tables import BLOCKS, block_table, device_table, zone_table
+from mmdump_page_reporting.tables import BLOCKS, DEVICE, ZONES, block_table, device_table, zone_table
 from mmdump_page_reporting.why import CODES, REASONS, REPORTED, reasons
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class Reported(Analysis):
     name = "reported"
     summary = "free memory reported to the hypervisor, and why other is not"
     report_rank = 70
+    tables = (ZONES, BLOCKS, DEVICE)
     needs = (Need(has_page_reporting),)
 
     def start(self, kernel: Kernel) -> ListHeads:

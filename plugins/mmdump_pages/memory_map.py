@@ -94,6 +94,7 @@ class MemoryMap(Analysis):
     name = "map"
     summary = "what physical memory is used for, pageblock by pageblock"
     report_rank = 10
+    tables = (CELLS, TOTALS)
 
     def start(self, kernel: Kernel) -> State:
         """Choose the size of cells."""
