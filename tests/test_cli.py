@@ -71,6 +71,32 @@ def test_a_column_of_another_table_is_found(mmdump: Mmdump, tmp_path: Path) -> N
     assert "--table stacks" in _fails(mmdump("page-owner", dump, "-f", "csv", "--sort", "status"), 2)
 
 
+def test_a_dump_where_a_command_belongs_is_told_from_one(mmdump: Mmdump, tmp_path: Path) -> None:
+    (tmp_path / "out dir").mkdir()
+    (tmp_path / "out dir" / "vmcore").write_bytes(b"")
+    (tmp_path / "out dir" / "vmcore-dmesg.txt").write_bytes(b"")
+    for word in ("out dir/vmcore", "out dir"):
+        run = mmdump(word)
+        assert run.status == 2
+        assert "mmdump info 'out dir/vmcore'" in run.err
+        assert "mmdump report 'out dir/vmcore' -o report.html" in run.err
+    (tmp_path / "out dir" / "vmcore").unlink()
+    assert "is a directory: mmdump COMMAND VMCORE" in mmdump("out dir").err
+    assert "There is no file of that name either" in mmdump("no/vmcore").err
+
+
+def test_an_option_that_belongs_before_the_command_is_said_to(mmdump: Mmdump) -> None:
+    run = mmdump("info", "vmcore", "--plugin", "x.py")
+    assert run.status == 2
+    assert "--plugin goes before the command: mmdump --plugin FILE info ..." in run.err
+    assert "mmdump --plugin FILE snapshot generate ..." in mmdump("snapshot", "generate", "--plugin=x").err
+
+
+def test_a_plugin_file_that_does_not_exist_is_a_usage_error(mmdump: Mmdump) -> None:
+    for word in ("nope.py", "name=nope.py"):
+        assert "nope.py: no such file" in _fails(mmdump("--plugin", word, "info", "no-such-core"), 2)
+
+
 def test_a_missing_file_is_named(mmdump: Mmdump) -> None:
     assert "no-such-core" in _fails(mmdump("pinned", "no-such-core"), 3)
 
