@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from drgn import FaultError
 
+from mmdump.amounts import bytes_text
 from mmdump.errors import MmdumpError
 from mmdump.kernel.machine import LastWords, Machine, read_last_words, read_machine
 from mmdump.result import Column, Finding, Kind, Result, Schema, Severity, Table
@@ -202,7 +203,7 @@ def _machine_facts(kernel: Kernel, machine: Machine) -> list[tuple[str, str]]:
         ("machine", machine.hardware),
         ("build", machine.version),
         ("CPUs", cpus),
-        ("memory", None if machine.managed is None else f"{(machine.managed * page_size) >> 20} MiB managed"),
+        ("memory", None if machine.managed is None else f"{bytes_text(machine.managed * page_size)} managed"),
         ("uptime", None if machine.uptime is None else _duration(machine.uptime // 10**9)),
         # The crash kernel's exact word, where there is one, stands above.
         ("time of dump", None if clock is None or kernel.target.crash_time is not None else _time(clock)),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from mmdump.amounts import bytes_text
 from mmdump.analysis import Analysis, Columns, Parts, option
 from mmdump.errors import UsageError
 from mmdump.kernel.freelists import ListHeads, find_lists, free_blocks
@@ -131,11 +132,7 @@ def _headline(accounts: list[ZoneAccount], page_size: int) -> str:
     stock = sum(each.pcp for each in accounts) * page_size
     largest = max((each.largest for each in accounts if each.largest is not None), default=None)
     end = "" if largest is None else f"; the largest free block has order {largest}"
-    return f"{_mib(free)} free in {blocks:,} blocks, {_mib(stock)} more on per-CPU lists{end}."
-
-
-def _mib(size: int) -> str:
-    return f"{size / (1 << 20):,.1f} MiB"
+    return f"{bytes_text(free)} free in {blocks:,} blocks, {bytes_text(stock)} more on per-CPU lists{end}."
 
 
 def _notes(kernel: Kernel, accounts: list[ZoneAccount]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from mmdump.amounts import bytes_text, counted
 from mmdump.analysis import Analysis, Columns, Parts
 from mmdump.errors import IncompleteError, MmdumpError
 from mmdump.kernel.cma import read_cma_bitmap
@@ -138,9 +139,8 @@ _NO_RUNS = pl.DataFrame(schema={"start": pl.Int64, "pages": pl.Int64, "state": p
 
 
 def _headline(areas: pl.DataFrame) -> str:
-    size, blockers = areas["size"].sum() / (1 << 20), areas["blockers"].sum()
-    several = "s" if len(areas) != 1 else ""
-    return f"{len(areas)} CMA area{several} of {size:.1f} MiB; {blockers} pages in the way"
+    size, blockers = int(areas["size"].sum()), int(areas["blockers"].sum())
+    return f"{counted(len(areas), 'CMA area')} of {bytes_text(size)}; {counted(blockers, 'page')} in the way"
 
 
 def _blockers(

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from drgn import FaultError
 
+from mmdump.amounts import bytes_text
 from mmdump.errors import MmdumpError
 from mmdump.kernel.arrays import printable
 from mmdump.kernel.log import read_log
 from mmdump.result import Finding, Severity
-from mmdump_page_pinner.cma import mib
 
 if TYPE_CHECKING:
     from mmdump.kernel import Kernel
@@ -95,7 +95,7 @@ def failure_findings(failures: list[Failure], page_size: int) -> list[Finding]:
         told[each.area] = Finding(
             "cma-failed",
             Severity.PROBLEM,
-            f"CMA{area}: an allocation of {each.pages:,} pages ({mib(each.pages * page_size)} MiB) failed "
+            f"CMA{area}: an allocation of {each.pages:,} pages ({bytes_text(each.pages * page_size)}) failed "
             f"with {name}{reason}; {each.nsec / 10**9:.6f} s after boot{before}, by the kernel's log.",
             "areas",
             None if each.area is None else f"area = '{each.area.replace(chr(39), chr(39) * 2)}'",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from mmdump.amounts import bytes_text, counted
 from mmdump.analysis import Analysis, Columns, Need, Parts, option
 from mmdump.errors import UsageError
 from mmdump.kernel.clock import now_nsec
@@ -311,13 +312,13 @@ class PageOwner(Analysis):
     def _headline(self, groups: Table, sums: pl.DataFrame, keys: Sequence[str], page_size: int) -> str:
         pages, allocations = int(sums["pages"].sum()), int(sums["allocations"].sum())
         count = len(groups.frame)
-        by = f"{count} {'group' if count == 1 else 'groups'} ({', '.join(keys)})"
+        by = f"{counted(count, 'group')} ({', '.join(keys)})"
         if keys == (STACKTRACE,):
-            by = f"{count} call {'chain' if count == 1 else 'chains'}"
+            by = counted(count, "call chain")
         what = "freed" if self.free else "allocated"
         return (
-            f"{pages} {what} pages ({pages * page_size / (1 << 20):.1f} MiB) by {by}, "
-            f"in {allocations} allocations"
+            f"{counted(pages, f'{what} page')} ({bytes_text(pages * page_size)}) by {by}, "
+            f"in {counted(allocations, 'allocation')}"
         )
 
 
