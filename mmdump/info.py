@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from drgn import FaultError
@@ -143,10 +144,12 @@ def _bare(kernel: Kernel, plugins: Plugins, reason: str) -> Result:
     tables = [
         _table(FACTS, _facts(kernel, 0)),
         _table(COVERAGE, _coverage(kernel)),
-        _table(VMCOREINFO, sorted(kernel.target.vmcoreinfo.items())),
         _table(ANALYSES, [(name, False, "there is no debug info") for name in plugins.analyses()]),
+        _table(VMCOREINFO, sorted(kernel.target.vmcoreinfo.items())),
     ]
-    return _result(kernel, tables, [reason])
+    result = _result(kernel, tables, ["no debug info: no analysis can run; give it with -s VMLINUX"])
+    # What to do about it comes before all that there is to see.
+    return replace(result, summary=[*result.summary, reason])
 
 
 def _result(kernel: Kernel, tables: Sequence[Table], incomplete: Sequence[str]) -> Result:

@@ -63,6 +63,18 @@ def test_a_command_that_is_nearly_one_is_suggested_a_plugins_too(mmdump: Mmdump)
     assert "Did you mean snapshot?" in mmdump("snapshoot").err
 
 
+def test_info_without_debug_info_begins_with_what_to_do(mmdump: Mmdump, tmp_path: Path) -> None:
+    dump = dump_of("cma-failure", tmp_path)
+    (tmp_path / "vmlinux").unlink()
+    run = mmdump("info", dump)
+    assert run.status == 5
+    second = run.out.splitlines()[1]
+    assert "no debug info for kernel" in second
+    assert "-s VMLINUX" in second
+    assert run.out.index("\nAnalyses\n") < run.out.index("\nVMCOREINFO\n")
+    assert "-s VMLINUX" in mmdump("info", dump, "-f", "csv").err
+
+
 def test_a_column_of_another_table_is_found(mmdump: Mmdump, tmp_path: Path) -> None:
     dump = dump_of("cma-failure", tmp_path)
     hint = "owner is a column of groups and timelines: --table groups."
