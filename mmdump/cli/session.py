@@ -89,7 +89,8 @@ def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--force-symbols",
             is_flag=True,
-            help="Use the debug info given with -s although its build ID is not the dump's.",
+            help="Use the debug info given with -s although it is another kernel's: by its build ID or, where "
+            "the dump has none (before 5.9), by its release, symbols and structures.",
         ),
         click.option("--live", is_flag=True, help="Analyse the running kernel, by /proc/kcore."),
         click.option(
