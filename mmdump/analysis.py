@@ -136,6 +136,9 @@ class Analysis:
     #: The table whose rows may be as many as the pages: what :meth:`batch` returns under its name goes to the
     #: renderer at once and is never held whole.
     stream: ClassVar[Schema | None] = None
+    #: Its other tables, as far as their columns are known beforehand: for completion, and to say which table
+    #: has a column that another lacks.
+    tables: ClassVar[Sequence[Schema]] = ()
     #: Whether ``mmdump report`` has a section for it.
     in_report: ClassVar[bool] = True
     #: Where that section stands, and findings of equal severity: small numbers come first.
@@ -156,6 +159,11 @@ class Analysis:
     def wants_pages(self, kernel: Kernel) -> bool:  # noqa: ARG002
         """Whether it reads the page array of this kernel: :attr:`scans`, unless an option decides."""
         return self.scans
+
+    @classmethod
+    def all_tables(cls) -> tuple[Schema, ...]:
+        """The tables that it is known to have, the streamed one first."""
+        return (*((cls.stream,) if cls.stream is not None else ()), *cls.tables)
 
     def start(self, kernel: Kernel) -> Any:  # noqa: ARG002
         """Read once what the scan needs (areas, lists, layouts). What it returns must pickle."""

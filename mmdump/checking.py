@@ -25,7 +25,11 @@ CHECKS = Schema(
     "checks",
     (
         Column("check", description="its name"),
-        Column("state", description="holds, broken, not checked, or failed"),
+        Column(
+            "state",
+            description="holds, broken, not checked, or failed",
+            values=("holds", "broken", "not checked", "failed"),
+        ),
         Column("violations", Kind.COUNT, "pages (or counters) that break it"),
         Column("invariant", description="what holds on a healthy machine"),
         Column("why_not", description="why it was not checked", in_text=False),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from drgn import FaultError
 
+from mmdump.amounts import bytes_text
 from mmdump.errors import MmdumpError
 from mmdump.kernel.machine import LastWords, Machine, read_last_words, read_machine
 from mmdump.result import Column, Finding, Kind, Result, Schema, Severity, Table
@@ -47,7 +49,12 @@ CLIENTS = Schema(
     "page_ext",
     (
         Column("client", Kind.TEXT, "a user of page_ext"),
-        Column("state", Kind.TEXT, "on, off, unknown, or not built in"),
+        Column(
+            "state",
+            Kind.TEXT,
+            "on, off, unknown, or not built in",
+            values=("on", "off", "unknown", "not built in"),
+        ),
         Column("per_page", Kind.BYTES, "its data for each page"),
         Column("cost", Kind.BYTES, "its data for all pages"),
     ),
@@ -138,10 +145,12 @@ def _bare(kernel: Kernel, plugins: Plugins, reason: str) -> Result:
     tables = [
         _table(FACTS, _facts(kernel, 0)),
         _table(COVERAGE, _coverage(kernel)),
-        _table(VMCOREINFO, sorted(kernel.target.vmcoreinfo.items())),
         _table(ANALYSES, [(name, False, "there is no debug info") for name in plugins.analyses()]),
+        _table(VMCOREINFO, sorted(kernel.target.vmcoreinfo.items())),
     ]
-    return _result(kernel, tables, [reason])
+    result = _result(kernel, tables, ["no debug info: no analysis can run; give it with -s VMLINUX"])
+    # What to do about it comes before all that there is to see.
+    return replace(result, summary=[*result.summary, reason])
 
 
 def _result(kernel: Kernel, tables: Sequence[Table], incomplete: Sequence[str]) -> Result:
@@ -198,7 +207,7 @@ def _machine_facts(kernel: Kernel, machine: Machine) -> list[tuple[str, str]]:
         ("machine", machine.hardware),
         ("build", machine.version),
         ("CPUs", cpus),
-        ("memory", None if machine.managed is None else f"{(machine.managed * page_size) >> 20} MiB managed"),
+        ("memory", None if machine.managed is None else f"{bytes_text(machine.managed * page_size)} managed"),
         ("uptime", None if machine.uptime is None else _duration(machine.uptime // 10**9)),
         # The crash kernel's exact word, where there is one, stands above.
         ("time of dump", None if clock is None or kernel.target.crash_time is not None else _time(clock)),

@@ -7,7 +7,8 @@ that what was decoded is what the kernel knew: they can be held byte for byte ag
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Concatenate
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from mmdump.scan import Ranges
 
 __all__ = ["KernelFile", "find_kernel_file"]
+
+#: How like a wrong path a file must be to be named, and how many are.
+_ALIKE, _MOST_ALIKE = 0.7, 4
 
 
 def _always(kernel: Kernel, *names: str) -> str | None:  # noqa: ARG001
@@ -89,7 +93,24 @@ def find_kernel_file(files: Iterable[KernelFile], wanted: str) -> KernelFile:
     found = found or [each for each in (one.named(wanted) for one in files) if each is not None]
     if len({each.same_as or each.path for each in found}) == 1:
         return found[0]
-    paths = ", ".join(each.path for each in found or files)
     if found:
+        paths = ", ".join(each.path for each in found)
         raise UsageError(f"{wanted} may be any of several files", f"Name one: {paths}")
-    raise UsageError(f"mmdump cannot make {wanted}", f"Files: {paths}")
+    close = _alike(wanted, [each.path for each in files])
+    meant = f"Did you mean {', '.join(close)}? " if close else ""
+    raise UsageError(f"mmdump cannot make {wanted}", f"{meant}mmdump cat --list shows all that there are.")
+
+
+def _alike(wanted: str, paths: Sequence[str]) -> list[str]:
+    """The few paths that are most like what was asked for, the likest first: by name, and by the whole."""
+    word = wanted.lower().strip("/")
+
+    def likeness(path: str) -> float:
+        whole = path.strip("/").lower()
+        ends = [whole.split("/")[-1], "/".join(whole.split("/")[-2:]), whole]
+        ratio = max(difflib.SequenceMatcher(None, word, each).ratio() for each in ends)
+        return max(ratio, 0.7 if len(word) > 3 and word in whole else 0.0)
+
+    scores = {path: likeness(path) for path in paths}
+    best = sorted((path for path in paths if scores[path] >= _ALIKE), key=lambda path: -scores[path])
+    return best[:_MOST_ALIKE]

@@ -42,7 +42,7 @@ PLUGINS = Schema(
     "plugins",
     (
         Column("plugin", description="its name"),
-        Column("state", description="on, off (by the user), or failed"),
+        Column("state", description="on, off (by the user), or failed", values=("on", "off", "failed")),
         Column("source", description="distribution or file it comes from"),
         Column("hooks", description="what it contributes to"),
         Column("error", description="what failed"),

@@ -67,6 +67,8 @@ class Column:
         ``host`` or ``module``. A redacted report masks it, here and in every sentence.
     :param per_line: Whether it holds lists whose elements stand one on a line, below their row, where a
         terminal has no room for them beside it.
+    :param values: All that its text (or a text in its lists) can be, where that is a closed set whatever the
+        kernel: ``--where`` refuses to look for another.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Column:
     weight: bool = False
     private: str = ""
     per_line: bool = False
+    values: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

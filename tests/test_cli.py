@@ -13,6 +13,7 @@ import jsonschema
 import pytest
 
 from tests.conftest import Run, Sample
+from tests.report.dumps import dump_of
 
 Mmdump = Callable[..., Run]
 SCHEMA = json.loads((Path(__file__).parent / "render" / "result.schema.json").read_text())
@@ -60,6 +61,52 @@ def test_an_unknown_command_or_option_is_a_usage_error(mmdump: Mmdump) -> None:
 def test_a_command_that_is_nearly_one_is_suggested_a_plugins_too(mmdump: Mmdump) -> None:
     assert "Did you mean pinned?" in mmdump("pined", "vmcore").err
     assert "Did you mean snapshot?" in mmdump("snapshoot").err
+
+
+def test_info_without_debug_info_begins_with_what_to_do(mmdump: Mmdump, tmp_path: Path) -> None:
+    dump = dump_of("cma-failure", tmp_path)
+    (tmp_path / "vmlinux").unlink()
+    run = mmdump("info", dump)
+    assert run.status == 5
+    second = run.out.splitlines()[1]
+    assert "no debug info for kernel" in second
+    assert "-s VMLINUX" in second
+    assert run.out.index("\nAnalyses\n") < run.out.index("\nVMCOREINFO\n")
+    assert "-s VMLINUX" in mmdump("info", dump, "-f", "csv").err
+
+
+def test_a_column_of_another_table_is_found(mmdump: Mmdump, tmp_path: Path) -> None:
+    dump = dump_of("cma-failure", tmp_path)
+    hint = "owner is a column of groups and timelines: --table groups."
+    assert hint in _fails(mmdump("pinned", dump, "--where", "owner = 'tar'"), 2)
+    assert "--table stacks" in _fails(mmdump("pinned", dump, "--columns", "frames"), 2)
+    assert "--table stacks" in _fails(mmdump("page-owner", dump, "-f", "csv", "--sort", "status"), 2)
+
+
+def test_a_dump_where_a_command_belongs_is_told_from_one(mmdump: Mmdump, tmp_path: Path) -> None:
+    (tmp_path / "out dir").mkdir()
+    (tmp_path / "out dir" / "vmcore").write_bytes(b"")
+    (tmp_path / "out dir" / "vmcore-dmesg.txt").write_bytes(b"")
+    for word in ("out dir/vmcore", "out dir"):
+        run = mmdump(word)
+        assert run.status == 2
+        assert "mmdump info 'out dir/vmcore'" in run.err
+        assert "mmdump report 'out dir/vmcore' -o report.html" in run.err
+    (tmp_path / "out dir" / "vmcore").unlink()
+    assert "is a directory: mmdump COMMAND VMCORE" in mmdump("out dir").err
+    assert "There is no file of that name either" in mmdump("no/vmcore").err
+
+
+def test_an_option_that_belongs_before_the_command_is_said_to(mmdump: Mmdump) -> None:
+    run = mmdump("info", "vmcore", "--plugin", "x.py")
+    assert run.status == 2
+    assert "--plugin goes before the command: mmdump --plugin FILE info ..." in run.err
+    assert "mmdump --plugin FILE snapshot generate ..." in mmdump("snapshot", "generate", "--plugin=x").err
+
+
+def test_a_plugin_file_that_does_not_exist_is_a_usage_error(mmdump: Mmdump) -> None:
+    for word in ("nope.py", "name=nope.py"):
+        assert "nope.py: no such file" in _fails(mmdump("--plugin", word, "info", "no-such-core"), 2)
 
 
 def test_a_missing_file_is_named(mmdump: Mmdump) -> None:

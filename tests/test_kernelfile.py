@@ -9,6 +9,7 @@ import pytest
 
 from mmdump.errors import UsageError
 from mmdump.kernelfile import KernelFile, find_kernel_file
+from mmdump.plugins import load_plugins
 
 
 def _read(_kernel: Any, _ranges: Any, *names: str) -> Iterator[bytes]:
@@ -66,3 +67,25 @@ def test_two_ways_to_one_file_are_one() -> None:
 def test_what_names_no_file_or_several_is_refused(wanted: str) -> None:
     with pytest.raises(UsageError):
         find_kernel_file(FILES, wanted)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "meant"),
+    [
+        ("pageowner", "Did you mean /sys/kernel/debug/page_owner?"),
+        ("/proc/buddyinf", "Did you mean /proc/buddyinfo?"),
+        ("page_owner_stacks", "show_stacks"),
+        ("kpageflag", "/proc/kpageflags"),
+        ("/proc/meminfo/x/y/z", ""),
+        ("frobnicate", ""),
+    ],
+)
+def test_a_wrong_name_brings_those_like_it_and_the_way_to_all(wanted: str, meant: str) -> None:
+    files = load_plugins(disabled=["*"]).kernel_files()
+    with pytest.raises(UsageError) as raised:
+        find_kernel_file(files, wanted)
+    hint = raised.value.hint or ""
+    assert hint.endswith("mmdump cat --list shows all that there are.")
+    assert meant in hint
+    assert ("Did you mean" in hint) == bool(meant)
+    assert len(hint) < 300

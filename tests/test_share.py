@@ -32,6 +32,9 @@ def test_the_man_page_has_every_command_and_option(tmp_path: Path) -> None:
     for option in ("--where", "--cma", "--symbols", "--container", "--disable-plugin"):
         assert f"{option} " in words
     assert "EXIT STATUS" in words
+    heads = re.findall(r"^\.SH \"?([A-Z ]+)\"?$", words, re.M)
+    assert heads[:3] == ["NAME", "SYNOPSIS", "DESCRIPTION"]
+    assert re.search(r"SYNOPSIS.*?mmdump .*COMMAND .*VMCORE.*DESCRIPTION", words, re.S)
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {
         "mmdump.1",
         "mmdump",

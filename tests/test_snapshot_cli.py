@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from mmdump.plugins import load_plugins
+from mmdump_snapshots.scenario import Scenario
+from mmdump_snapshots.scenarios import SCENARIOS
 from tests.conftest import Run
 
 Mmdump = Callable[..., Run]
@@ -106,3 +109,13 @@ def test_the_demo_keeps_its_dump_but_replaces_none(mmdump: Mmdump, tmp_path: Pat
     assert (run.status, run.out) == (2, "")
     assert (tmp_path / "vmcore").read_bytes() == b"precious"
     assert mmdump("demo", "--keep", str(tmp_path), "--force").status == 0
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda each: each.name)
+def test_a_scenario_names_the_command_that_shows_it(scenario: Scenario) -> None:
+    assert scenario.command in {"info", "check", *load_plugins(disabled=["*"]).analyses()}
+
+
+def test_what_to_try_is_the_scenarios_own_command(mmdump: Mmdump, tmp_path: Path) -> None:
+    run = mmdump("snapshot", "generate", "leak", "-o", "a leak")
+    assert "Try: mmdump page-owner 'a leak/vmcore'" in run.err

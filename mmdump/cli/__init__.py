@@ -10,11 +10,13 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
 from mmdump import __version__
 from mmdump.cli.analyses import analysis_command
+from mmdump.cli.astray import command_for
 from mmdump.cli.attached import OPENS_ANOTHER, on_open_kernel
 from mmdump.cli.builtin import cat_command, info_command, plugins_command
 from mmdump.cli.completion import complete, files, words_of_plugins
@@ -60,12 +62,42 @@ class _Group(click.Group):
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
             name = args[0] if args else ""
+            attached = shared_of(ctx).attached is not None
+            meant = None if attached else command_for(name)
             close = difflib.get_close_matches(name, self.list_commands(ctx), 2)
-            if not close or name.startswith("-"):
+            if meant is None and close and not name.startswith("-"):
+                meant = f"Did you mean {' or '.join(close)}?"
+            if meant is None:
                 raise
+            raise click.UsageError(f"No such command {name!r}. {meant}", ctx) from error
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an option that belongs before it is said to."""
+        try:
+            return super().invoke(ctx)
+        except click.NoSuchOption as error:
+            own = {each: param for param in self.params for each in param.opts}
+            param = own.get(error.option_name)
+            if param is None or error.ctx is None or error.ctx is ctx:
+                raise
+            value = "" if isinstance(param, click.Option) and param.is_flag else f" {param.make_metavar(ctx)}"
+            rest = error.ctx.command_path.removeprefix(ctx.command_path)
+            right = f"{ctx.command_path} {error.option_name}{value}{rest}"
             raise click.UsageError(
-                f"No such command {name!r}. Did you mean {' or '.join(close)}?", ctx
+                f"{error.option_name} goes before the command: {right} ...", error.ctx
             ) from error
+
+
+def _there(ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    """The files of plugins, once it is known that there are such files.
+
+    :raises UsageError: One does not exist.
+    """
+    for word in given if not ctx.resilient_parsing else ():
+        file = word.partition("=")[2] or word
+        if not os.path.exists(file):
+            raise UsageError(f"--plugin {word}: {file}: no such file.", "Name the plugin's Python file.")
+    return given
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -75,6 +107,7 @@ class _Group(click.Group):
     multiple=True,
     metavar="FILE",
     is_eager=True,
+    callback=_there,
     shell_complete=files,
     help="Load this plugin too; NAME=FILE gives it another name than the file's.",
 )

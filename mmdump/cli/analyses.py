@@ -42,7 +42,7 @@ def analysis_command(analysis: type[Analysis]) -> click.Command:
         if not given["vmcore"] and not given["live"] and shared_of(ctx).attached is None:
             given["vmcore"] = _swallowed(analysis, words)
         chosen = analysis(**words)
-        run(ctx, partial(_scan, chosen), **given)
+        run(ctx, partial(_scan, chosen), tables=analysis.all_tables(), **given)
 
     # What its fields are for is told by the options.
     doc = (analysis.__doc__ or analysis.summary).split(":param ", 1)[0].strip()

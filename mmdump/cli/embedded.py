@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
-from drgn.commands import CommandArgumentError, CommandError
 
 from mmdump.cli import cli
 from mmdump.cli.attached import Attached
 from mmdump.cli.session import Shared, shared_of
+from mmdump.cli.uncaught import ArgumentError, FailedError, explain_uncaught
 from mmdump.errors import MmdumpError, UsageError
 from mmdump.render import escape
 
@@ -32,8 +32,8 @@ def run_words(prog: Program, words: Sequence[str]) -> Result | None:
 
     :param words: As they would follow ``mmdump`` in a shell, but without a dump.
     :return: What the command found; None where it only printed something, such as its help.
-    :raises CommandError: It failed; the message is one or two sentences and a hint, and the cause is mmdump's
-        own error.
+    :raises CommandError: It failed (a :class:`FailedError`); the message is one or two sentences and a hint,
+        and the cause is mmdump's own error.
     """
     # Wherever it stands, as on the command line.
     debug = "--debug" in words
@@ -48,13 +48,15 @@ def run_words(prog: Program, words: Sequence[str]) -> Result | None:
     except click.exceptions.Exit:
         pass  # help was asked for, or the result says itself that it is incomplete
     except click.ClickException as error:
-        raise CommandArgumentError(_usage(error)) from error
+        explain_uncaught()
+        raise ArgumentError(_usage(error)) from error
     except (MmdumpError, OSError, Exception) as error:
         # drgn ends a command quietly whose output nobody reads any more.
         if isinstance(error, BrokenPipeError):
             raise
         if debug:
             traceback.print_exc()
+        explain_uncaught()
         raise _explained(error) from error
     finally:
         for sentence in shared.plugin_failures() if shared is not None else ():
@@ -68,7 +70,7 @@ def _usage(error: click.ClickException) -> str:
     return f"mmdump: {escape(error.format_message())}{hint}"
 
 
-def _explained(error: Exception) -> CommandError:
+def _explained(error: Exception) -> FailedError:
     if isinstance(error, MmdumpError):
         message, hint = error.message, error.hint
     elif isinstance(error, OSError):
@@ -79,5 +81,5 @@ def _explained(error: Exception) -> CommandError:
         hint = "This is a bug in mmdump: run it again with --debug and report what it prints."
     text = "\n".join(escape(each) for each in (message, hint) if each)
     if isinstance(error, UsageError):
-        return CommandArgumentError(f"mmdump: {text}")
-    return CommandError(text)
+        return ArgumentError(f"mmdump: {text}")
+    return FailedError(text)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mmdump.kernel import Kernel
     from mmdump.plugins import Plugins
     from mmdump.render import Renderer
-    from mmdump.result import Result, RowSink
+    from mmdump.result import Result, RowSink, Schema
     from mmdump.scan import Progress
     from mmdump.target import Target
 
@@ -89,7 +89,8 @@ def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--force-symbols",
             is_flag=True,
-            help="Use the debug info given with -s although its build ID is not the dump's.",
+            help="Use the debug info given with -s although it is another kernel's: by its build ID or, "
+            "where the dump has none (before 5.9), by its release, symbols and structures.",
         ),
         click.option("--live", is_flag=True, help="Analyse the running kernel, by /proc/kcore."),
         click.option(
@@ -157,14 +158,18 @@ def run(
     force_symbols: bool,
     quiet: bool,
     bare: bool = False,
+    tables: Sequence[Schema] = (),
     **output: Any,
 ) -> None:
     """Open the target, analyse it, and write the result.
 
     :param bare: Whether a target without debug info will do.
+    :param tables: Of the result, as far as they are known before there is one.
     """
     shared = shared_of(ctx)
+    known = list(tables)
     with (
+        _columns_elsewhere(known),
         rendering(shared, **output) as renderer,  # first: it refuses bad options before anything is read
         opened(shared, vmcore, symbols=symbols, live=live, force_symbols=force_symbols, bare=bare) as kernel,
     ):
@@ -173,6 +178,7 @@ def run(
         keeper = None if shared.attached is None else _keeper(renderer)
         with progress_bar(quiet or (rows_pass and sys.stdout.isatty())) as progress:
             result = analyse(kernel, shared.plugins, keeper or renderer, progress)
+        known += [each.schema for each in result.tables.values()]
         renderer.finish(result)
     if shared.attached is not None and keeper is not None:
         shared.attached.result = keeper.kept(result)
@@ -182,6 +188,17 @@ def run(
             click.echo(f"mmdump: {sentence}", err=True)
     if result.incomplete or shared.plugins.failed:
         ctx.exit(ExitStatus.INCOMPLETE)
+
+
+@contextlib.contextmanager
+def _columns_elsewhere(tables: Sequence[Schema]) -> Iterator[None]:
+    """Where a column is missing, say which of these tables has it."""
+    from mmdump.render import NoColumnError
+
+    try:
+        yield
+    except NoColumnError as error:
+        raise error.among(tables) from None
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import click
 from mmdump import __version__
 from mmdump.cli.attached import Attached
 from mmdump.cli.session import opened_target, target_options
-from mmdump.errors import ExitStatus
+from mmdump.errors import ExitStatus, MmdumpError
 
 if TYPE_CHECKING:
     from mmdump.target import Target
@@ -65,13 +65,24 @@ def _banner(target: Target) -> str:
 
 
 def _execute(target: Target) -> int:
-    """Run standard input as a script; what it raises is its author's to see. Returns the exit status."""
+    """Run standard input as a script; what it raises is its author's to see. Returns the exit status.
+
+    Of a command of mmdump's that failed there are sentences to see, not where in mmdump it did.
+    """
     from drgn.cli import default_globals
+
+    from mmdump.cli.uncaught import ArgumentError, FailedError, told
 
     names = _with_helpers(default_globals(target.prog)) | {"__file__": "<stdin>"}
     try:
         exec(compile(sys.stdin.read(), "<stdin>", "exec"), names)  # noqa: S102 - the user's own
-    except Exception:
-        traceback.print_exc()
+    except FailedError as error:
+        click.echo(told(error), err=True)
+        if isinstance(error, ArgumentError):
+            return ExitStatus.USAGE
+        return error.__cause__.status if isinstance(error.__cause__, MmdumpError) else ExitStatus.INTERNAL
+    except Exception as error:
+        # The first frame is this one.
+        traceback.print_exception(error.with_traceback(error.__traceback__ and error.__traceback__.tb_next))
         return ExitStatus.INTERNAL
     return ExitStatus.DONE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -158,7 +159,7 @@ def _generate_command(
     image = chosen.image(profile, memory=size, seed=seed)
     image.write(directory, container=container, compression=compression, filter_level=filter_level)
     click.echo(f"{directory / 'vmcore'}: {chosen.summary}", err=True)
-    click.echo(f"Try: mmdump pinned {directory / 'vmcore'}", err=True)
+    click.echo(f"Try: mmdump {chosen.command} {shlex.quote(str(directory / 'vmcore'))}", err=True)
 
 
 @click.command("demo", short_help="make a dump and analyse it: works on any machine")

@@ -19,10 +19,12 @@ from mmdump.render.query import Query, QueryStream
 from mmdump.render.speedscope import SpeedscopeRenderer
 from mmdump.render.stacks import StackRenderer
 from mmdump.render.text import TextRenderer
+from mmdump.render.tokens import NoColumnError
 
 __all__ = [
     "FORMATS",
     "FormatSpec",
+    "NoColumnError",
     "OneTable",
     "Query",
     "QueryStream",

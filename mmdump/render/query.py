@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from mmdump.errors import UsageError
-from mmdump.render.tokens import columns_hint, find_column, tokenize
+from mmdump.render.tokens import NoColumnError, find_column, tokenize
 from mmdump.render.where import Where, compile_where
 from mmdump.result import Schema, Table
 
@@ -184,8 +184,5 @@ def _names(words: str | Iterable[str] | None) -> tuple[str, ...]:
 def _find(schema: Schema, name: str, option: str) -> str:
     column = find_column(schema, name)
     if column is None:
-        raise UsageError(
-            f"{option} {name}: table {schema.name} has no such column.",
-            columns_hint(schema),
-        )
+        raise NoColumnError(f"{option} {name}: table {schema.name} has no such column.", name, schema)
     return column

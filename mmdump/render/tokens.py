@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from mmdump.errors import UsageError
 from mmdump.result import Schema
 
-__all__ = ["Token", "cannot", "column_token", "columns_hint", "find_column", "tokenize"]
+__all__ = [
+    "NoColumnError",
+    "Token",
+    "cannot",
+    "column_token",
+    "columns_hint",
+    "find_column",
+    "tokenize",
+]
 
 _TOKEN = re.compile(
     r"""\s*(?:
@@ -55,6 +65,35 @@ def find_column(schema: Schema, name: str) -> str | None:
     return same[0] if len(same) == 1 else None
 
 
+class NoColumnError(UsageError):
+    """A column was named that the table does not have; another table of the same result may.
+
+    :ivar column: The name.
+    :ivar schema: The table.
+    """
+
+    def __init__(self, message: str, column: str, schema: Schema, advice: Sequence[str] = ()) -> None:
+        begun = [name for name in schema.names if name.startswith(f"{column.lower()}_")]
+        close = begun[:3] or difflib.get_close_matches(column.lower(), schema.names, 2, cutoff=0.75)
+        meant = [f"Did you mean {' or '.join(close)}?"] if close else []
+        super().__init__(message, " ".join([*advice, *meant, columns_hint(schema)]))
+        self.column = column
+        self.schema = schema
+        self._advice = advice
+
+    def among(self, tables: Iterable[Schema]) -> NoColumnError:
+        """The error where it is known which other tables there are: it names those that have the column."""
+        having = dict.fromkeys(
+            each.name
+            for each in tables
+            if each.name != self.schema.name and find_column(each, self.column) is not None
+        )
+        if not having:
+            return self
+        there = f"{self.column} is a column of {' and '.join(having)}: --table {next(iter(having))}."
+        return NoColumnError(self.message, self.column, self.schema, [*self._advice, there])
+
+
 @dataclass(frozen=True)
 class Token:
     """A word of the condition.
@@ -72,8 +111,19 @@ class Token:
 def tokenize(text: str, schema: Schema) -> list[Token]:
     """The tokens of a condition on that table: every name is a column's, every function one of a row.
 
-    :raises UsageError: There is something else in it.
+    :raises UsageError: There is something else in it, or a column is compared with what it never is.
     """
+    try:
+        tokens = _tokens(text, schema)
+        _check_values(text, tokens, schema)
+    except UsageError as error:
+        if error.hint is None:
+            error.hint = columns_hint(schema)
+        raise
+    return tokens
+
+
+def _tokens(text: str, schema: Schema) -> list[Token]:
     raw: list[tuple[str, str]] = []
     end = len(text.rstrip())
     at = 0
@@ -88,10 +138,7 @@ def tokenize(text: str, schema: Schema) -> list[Token]:
         at = match.end()
     if not raw:
         raise cannot(text, "the condition is empty")
-    tokens = [
-        _token(text, schema, kind, word, raw[index + 1][1] == "(" if index + 1 < len(raw) else False)
-        for index, (kind, word) in enumerate(raw)
-    ]
+    tokens = [_token(text, schema, raw, index) for index in range(len(raw))]
     for function, bracket, close in zip(tokens, tokens[1:], tokens[2:], strict=False):
         if function.kind == "function" and bracket.text == "(" and close.text == ")":
             # Besides making no sense, GREATEST() panics inside polars.
@@ -104,7 +151,9 @@ def tokenize(text: str, schema: Schema) -> list[Token]:
     return tokens
 
 
-def _token(text: str, schema: Schema, kind: str, word: str, called: bool) -> Token:
+def _token(text: str, schema: Schema, raw: list[tuple[str, str]], index: int) -> Token:
+    kind, word = raw[index]
+    called = raw[index + 1 : index + 2] == [("symbol", "(")]
     if kind == "string":
         return Token("string", word, word[1:-1].replace("''", "'"))
     if kind == "number":
@@ -114,7 +163,7 @@ def _token(text: str, schema: Schema, kind: str, word: str, called: bool) -> Tok
     if kind == "quoted":
         name = word[1:-1].replace('""', '"')
         if name not in schema.names:
-            raise cannot(text, f"no column {name!r}", f"Text goes in single quotes. {columns_hint(schema)}")
+            raise _no_column(text, name, schema, f"Text goes in single quotes: {_quoted(name)}.")
         return column_token(name)
     upper = word.upper()
     if word in schema.names and not (called and upper in _FUNCTIONS | _KEYWORDS):
@@ -127,8 +176,68 @@ def _token(text: str, schema: Schema, kind: str, word: str, called: bool) -> Tok
         raise cannot(text, f"no function {word!r}", f"Functions: {', '.join(sorted(_FUNCTIONS)).lower()}.")
     column = find_column(schema, word)
     if column is None:
-        raise cannot(text, f"no column {word!r}")
+        quotes = [f"Text goes in single quotes: {_quoted(word)}."] if _is_value(raw, index) else []
+        raise _no_column(text, word, schema, *quotes)
     return column_token(column)
+
+
+#: After these a value may stand.
+_BEFORE_VALUES = frozenset({"=", "==", "!=", "<>", "<=>", "<", "<=", ">", ">=", "~", "~*", "!~", "!~*"})
+_WORDS_BEFORE_VALUES = frozenset({"LIKE", "ILIKE", "RLIKE", "REGEXP", "IN", "BETWEEN"})
+
+
+def _is_value(raw: list[tuple[str, str]], index: int) -> bool:
+    """Whether that word stands where a condition has a value: right of an operator, or in a list."""
+    before = index - 1
+    while before > 0 and raw[before][1] == ",":
+        before -= 2
+    if before > 0 and raw[before][1] == "(":
+        before -= 1
+    word = raw[before][1] if before >= 0 else ""
+    return word in _BEFORE_VALUES or word.upper() in _WORDS_BEFORE_VALUES
+
+
+def _quoted(word: str) -> str:
+    return "'" + word.replace("'", "''") + "'"
+
+
+def _no_column(text: str, name: str, schema: Schema, *advice: str) -> NoColumnError:
+    return NoColumnError(cannot(text, f"no column {name!r}").message, name, schema, advice)
+
+
+def _check_values(text: str, tokens: list[Token], schema: Schema) -> None:
+    """Refuse to look for what a column never is: no rows would be the answer, and say nothing.
+
+    :raises UsageError: A column of a closed set of values is compared with another text.
+    """
+    for index, column in enumerate(tokens):
+        if column.kind != "column":
+            continue
+        values = schema.column(str(column.value)).values
+        for value in _compared_with(tokens, index) if values else ():
+            if value not in values:
+                raise cannot(
+                    text,
+                    f"{column.value} is never {value!r}",
+                    f"Values of {column.value}: {', '.join(values)}.",
+                )
+
+
+def _compared_with(tokens: list[Token], index: int) -> list[str]:
+    """The texts that a condition says the column at that place is, or is not."""
+    equal = ("=", "!=", "<>", "<=>")
+    after, before = tokens[index + 1 :], tokens[:index]
+    if after and after[0].text == "NOT":
+        after = after[1:]
+    found = after[1:2] if after and after[0].text in equal else []
+    if [token.text for token in after[:2]] == ["IN", "("]:
+        ends = [at for at, token in enumerate(after) if token.text == ")"]
+        found = after[2 : ends[0]] if ends else []
+    bracket = bool(before) and before[-1].text == "("
+    before = before[: len(before) - bracket]
+    if len(before) >= 2 and (before[-1].text == "IN" or (before[-1].text in equal and not bracket)):
+        found = [*found, before[-3] if before[-2].text == "NOT" and len(before) > 2 else before[-2]]
+    return [str(token.value) for token in found if token.kind == "string"]
 
 
 def column_token(name: str) -> Token:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mmdump.amounts import bytes_text
 from mmdump.render.escape import escape
 from mmdump.result import Kind
 
 __all__ = ["bytes_text", "nsec_text", "value_text"]
-
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
 def value_text(value: object, kind: Kind) -> str:
@@ -39,20 +38,6 @@ def _integer(value: int, kind: Kind) -> str:
     if kind is Kind.BOOL:
         return "yes" if value else "no"
     return str(value)
-
-
-def bytes_text(size: int) -> str:
-    """A size in the largest unit that it fills: exact when that is a whole number, else to one decimal."""
-    if size < 0:
-        return f"-{bytes_text(-size)}"
-    power = min(max(size.bit_length() - 1, 0) // 10, len(_UNITS) - 1)
-    unit = 1 << 10 * power
-    if size % unit == 0:
-        return f"{size // unit} {_UNITS[power]}"
-    tenths = (size * 10 + unit // 2) // unit
-    if tenths >= 10240 and power + 1 < len(_UNITS):
-        return f"1.0 {_UNITS[power + 1]}"
-    return f"{tenths // 10}.{tenths % 10} {_UNITS[power]}"
 
 
 def nsec_text(nsec: int) -> str:

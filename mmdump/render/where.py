@@ -18,6 +18,7 @@ from typing import Any
 import polars as pl
 
 from mmdump.errors import UsageError
+from mmdump.render.mismatch import mismatch, sort_of
 from mmdump.render.tokens import Token, cannot, column_token, columns_hint, tokenize
 from mmdump.result import Schema
 
@@ -83,18 +84,18 @@ def compile_where(text: str, schema: Schema, dtypes: Mapping[str, pl.DataType] |
         is not known which columns hold lists.
     :raises UsageError: Not a condition on one row of this table.
     """
+    tokens = tokenize(text, schema)
+    rewritten, extra = _rewrite(tokens, dtypes)
     try:
-        tokens = tokenize(text, schema)
-        rewritten, extra = _rewrite(tokens, dtypes)
-        try:
-            expr = pl.sql_expr(" ".join(token.text for token in rewritten))
-        except _POLARS_ERRORS as error:
-            raise cannot(text, _reason(error)) from None
-    except UsageError as error:
-        raise UsageError(error.message, error.hint or columns_hint(schema)) from None
+        expr = pl.sql_expr(" ".join(token.text for token in rewritten))
+    except _POLARS_ERRORS as error:
+        raise cannot(text, _reason(error), columns_hint(schema)) from None
     where = Where(text, columns_hint(schema), expr, tuple(extra))
     if dtypes is not None:
-        where.check(dtypes)
+        try:
+            where.check(dtypes)
+        except UsageError as error:
+            raise mismatch(text, tokens, rewritten, dtypes) or error from None
     return where
 
 
@@ -258,5 +259,7 @@ def _reason(error: BaseException) -> str:
         return "not a valid regular expression"
     value = re.fullmatch(r"filter predicate must be of type `Boolean`, got `(.*)`", line)
     if value:
-        return f"its value is {value[1]}, neither true nor false"
+        return f"its value is {sort_of(value[1])}, neither true nor false"
+    if line.endswith("is not supported"):
+        return "an operator in it does not take values of these types"
     return line.rstrip(".:")[:200] or "polars could not evaluate it"

@@ -72,7 +72,8 @@ def attach_debug_info(
 ) -> DebugInfo:
     """Give a Program the kernel's debug info.
 
-    Looked for in this order: ``symbols``; files named like a vmlinux beside the dump; where drgn looks
+    Looked for in this order: ``symbols``; files named like a vmlinux beside the dump, and beside what it is
+    a link to; where drgn looks
     (by build ID below /usr/lib/debug, then by release in /boot and /lib/modules); debuginfod, when
     DEBUGINFOD_URLS is set. The types themselves are loaded when they are first asked for.
 
@@ -193,8 +194,10 @@ class _Search:
         return found
 
     def beside(self, dump: Path) -> DebugInfo | None:
-        """Look in the dump's directory; what does not fit is only remembered."""
-        return self._named_files(dump.parent, BESIDE)
+        """Look beside the dump, and beside what it is a link to; what does not fit is only remembered."""
+        real = Path(os.path.realpath(dump)).parent
+        same = os.path.realpath(dump.parent) == str(real)
+        return self._named_files(dump.parent, BESIDE) or (None if same else self._named_files(real, BESIDE))
 
     def by_finder(self, finder: str, source: str) -> DebugInfo | None:
         """Let drgn look. It turns debuginfod off for kernels, so that one is enabled here by name."""

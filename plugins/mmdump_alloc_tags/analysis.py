@@ -16,7 +16,7 @@ from mmdump_alloc_tags.areas import read_areas
 from mmdump_alloc_tags.findings import findings_of, headline
 from mmdump_alloc_tags.slabs import SlabReader, read_slab_reader
 from mmdump_alloc_tags.state import ALLOC_TAGGING, OFF, TagRefs, is_profiling, read_tag_refs, why_no_profiling
-from mmdump_alloc_tags.tables import Filter, module_table, site_table, sum_table
+from mmdump_alloc_tags.tables import MODULES, SITES, SUMS, Filter, module_table, site_table, sum_table
 from mmdump_alloc_tags.tags import INACCURATE, NONE, AllocTags, read_tags
 from mmdump_page_owner.record import PAGE_OWNER, Owners, read_owners
 
@@ -50,6 +50,7 @@ class AllocTagsAnalysis(Analysis):
     """Allocations by the line of code that made them, counted by the kernel and found in memory."""
 
     name = "alloc-tags"
+    tables = (SITES, MODULES, SUMS)
     summary = "memory by the line of code that allocated it (memory allocation profiling)"
     page_ext = (ALLOC_TAGGING.name, PAGE_OWNER.name)
 

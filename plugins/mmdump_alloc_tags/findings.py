@@ -7,16 +7,13 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from mmdump.amounts import bytes_text
 from mmdump.result import Finding, Severity
 
 if TYPE_CHECKING:
     from mmdump.result import Table
 
 __all__ = ["findings_of", "headline"]
-
-
-def _size(size: int) -> str:
-    return f"{size / (1 << 20):.1f} MiB" if abs(size) >= 1 << 20 else f"{size / (1 << 10):.1f} KiB"
 
 
 def _lines(count: int) -> str:
@@ -27,7 +24,7 @@ def headline(sites: pl.DataFrame) -> str:
     """How much is allocated, and by how many lines: one sentence."""
     used = sites.filter((pl.col("bytes") != 0) | (pl.col("calls") != 0))
     total, calls = int(used["bytes"].sum() or 0), int(used["calls"].sum() or 0)
-    return f"{_lines(len(used))} of {len(sites)} have {_size(total)} allocated, in {calls} allocations"
+    return f"{_lines(len(used))} of {len(sites)} have {bytes_text(total)} allocated, in {calls} allocations"
 
 
 def findings_of(sites: Table, sums: Table, *, complete: bool, page_size: int) -> list[Finding]:
@@ -94,8 +91,9 @@ def _not_found(sites: pl.DataFrame, page_size: int) -> Iterator[Finding]:
             yield Finding(
                 key,
                 severity,
-                f"{_lines(len(rows))} {words.format(size=_size(total))}; first "
-                f"{first['file']}:{first['line']} {first['function']} ({_size(abs(first['not_found']))}).",
+                f"{_lines(len(rows))} {words.format(size=bytes_text(total))}; first "
+                f"{first['file']}:{first['line']} {first['function']} "
+                f"({bytes_text(abs(first['not_found']))}).",
                 "sites",
                 where,
             )

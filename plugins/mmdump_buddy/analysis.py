@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from mmdump.amounts import bytes_text
 from mmdump.analysis import Analysis, Columns, Parts, option
 from mmdump.errors import UsageError
 from mmdump.kernel.freelists import ListHeads, find_lists, free_blocks
@@ -24,8 +25,8 @@ from mmdump_buddy.findings import (
 )
 from mmdump_buddy.fragmentation import fragmentation_findings
 from mmdump_buddy.guards import DEBUG_GUARDPAGE, guard_blocks
-from mmdump_buddy.tables import FREE, free_table, order_table, pcp_table, zone_table
-from mmdump_buddy.want import want_findings, want_table
+from mmdump_buddy.tables import FREE, ORDERS, PCP, ZONES, free_table, order_table, pcp_table, zone_table
+from mmdump_buddy.want import WANT, want_findings, want_table
 
 if TYPE_CHECKING:
     from mmdump.kernel import Kernel
@@ -41,6 +42,7 @@ class Buddy(Analysis):
     name = "buddy"
     summary = "free memory: lists, watermarks, fragmentation"
     report_rank = 55
+    tables = (ZONES, ORDERS, FREE, PCP, FAILURES, WANT)
     page_ext = (DEBUG_GUARDPAGE.name,)
 
     want: int | None = option(
@@ -130,11 +132,7 @@ def _headline(accounts: list[ZoneAccount], page_size: int) -> str:
     stock = sum(each.pcp for each in accounts) * page_size
     largest = max((each.largest for each in accounts if each.largest is not None), default=None)
     end = "" if largest is None else f"; the largest free block has order {largest}"
-    return f"{_mib(free)} free in {blocks:,} blocks, {_mib(stock)} more on per-CPU lists{end}."
-
-
-def _mib(size: int) -> str:
-    return f"{size / (1 << 20):,.1f} MiB"
+    return f"{bytes_text(free)} free in {blocks:,} blocks, {bytes_text(stock)} more on per-CPU lists{end}."
 
 
 def _notes(kernel: Kernel, accounts: list[ZoneAccount]) -> list[str]:

@@ -17,7 +17,7 @@ from mmdump.result import Column, Finding, Kind, Schema, Severity, Table
 if TYPE_CHECKING:
     from mmdump.kernel import Kernel
 
-__all__ = ["Failure", "failure_findings", "failure_table", "failures_in", "read_failures"]
+__all__ = ["FAILURES", "Failure", "failure_findings", "failure_table", "failures_in", "read_failures"]
 
 #: "%s: page allocation failure: order:%u, mode:%#x(%pGg), nodemask=...": the task's name stands first.
 _FAILED = re.compile(

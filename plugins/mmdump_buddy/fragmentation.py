@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from mmdump.amounts import bytes_text
 from mmdump.result import Finding, Severity
 from mmdump_buddy.account import ZoneAccount
 from mmdump_buddy.index import fragmentation_index
@@ -42,7 +43,7 @@ def fragmentation_findings(
         ]
         if not guilty:
             continue
-        free = sum(each.pages for each in guilty) * page_size / (1 << 20)
+        free = sum(each.pages for each in guilty) * page_size
         names = ", ".join(each.name for each in guilty)
         costly = order <= _COSTLY_ORDER
         why = (
@@ -54,8 +55,8 @@ def fragmentation_findings(
             Finding(
                 "fragmented",
                 Severity.WARNING if costly else Severity.NOTE,
-                f"Fragmented: {free:,.1f} MiB are free in {names}, yet no zone has a block of order {order} "
-                f"({(page_size << order) >> 10} KiB) for {request.name}: {why}.",
+                f"Fragmented: {bytes_text(free)} are free in {names}, yet no zone has a block of "
+                f"order {order} ({bytes_text(page_size << order)}) for {request.name}: {why}.",
                 "orders",
                 f"order >= {order}",
             )

@@ -11,7 +11,7 @@ from mmdump.result import Bars, Column, Kind, Schema, Table
 from mmdump_buddy.account import MAX_PAGES, ZoneAccount
 from mmdump_buddy.index import fragmentation_index, unusable_free_index
 
-__all__ = ["FREE", "free_table", "order_table", "pcp_table", "zone_table"]
+__all__ = ["FREE", "ORDERS", "PCP", "ZONES", "free_table", "order_table", "pcp_table", "zone_table"]
 
 _WHERE = (Column("node", Kind.ID, "NUMA node"), Column("zone", Kind.TEXT, "zone"))
 

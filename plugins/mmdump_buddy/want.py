@@ -10,7 +10,7 @@ from mmdump_buddy.account import ZoneAccount
 from mmdump_buddy.index import fragmentation_index
 from mmdump_buddy.tables import size
 
-__all__ = ["REQUESTS", "Request", "Verdict", "judge", "want_findings", "want_table"]
+__all__ = ["REQUESTS", "WANT", "Request", "Verdict", "judge", "want_findings", "want_table"]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from mmdump.amounts import bytes_text, counted
 from mmdump.analysis import Analysis, Columns, Parts
 from mmdump.errors import IncompleteError, MmdumpError
 from mmdump.kernel.cma import read_cma_bitmap
@@ -16,7 +17,7 @@ from mmdump.kernel.layout import find_object
 from mmdump.result import Result
 from mmdump_cma.failures import failure_findings, read_failures
 from mmdump_cma.findings import findings_of
-from mmdump_cma.tables import BLOCKERS, RANGES, area_table, blocker_table, range_table
+from mmdump_cma.tables import AREAS, BLOCKERS, RANGES, area_table, blocker_table, range_table
 from mmdump_page_pinner.cma import cma_runs
 from mmdump_page_pinner.evidence import find_lasting
 from mmdump_page_pinner.marks import CLIENTS, why_no_marks
@@ -54,6 +55,7 @@ class Cma(Analysis):
     name = "cma"
     summary = "CMA areas: what is in them, and what stands in the way of an allocation"
     report_rank = 30
+    tables = (AREAS, RANGES, BLOCKERS)
     page_ext = tuple(client.name for client in CLIENTS)
 
     def why_not(self, kernel: Kernel) -> str | None:
@@ -137,9 +139,8 @@ _NO_RUNS = pl.DataFrame(schema={"start": pl.Int64, "pages": pl.Int64, "state": p
 
 
 def _headline(areas: pl.DataFrame) -> str:
-    size, blockers = areas["size"].sum() / (1 << 20), areas["blockers"].sum()
-    several = "s" if len(areas) != 1 else ""
-    return f"{len(areas)} CMA area{several} of {size:.1f} MiB; {blockers} pages in the way"
+    size, blockers = int(areas["size"].sum()), int(areas["blockers"].sum())
+    return f"{counted(len(areas), 'CMA area')} of {bytes_text(size)}; {counted(blockers, 'page')} in the way"
 
 
 def _blockers(

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from drgn import FaultError
 
+from mmdump.amounts import bytes_text
 from mmdump.errors import MmdumpError
 from mmdump.kernel.arrays import printable
 from mmdump.kernel.log import log_seconds, read_log
 from mmdump.result import Finding, Severity
-from mmdump_page_pinner.cma import mib
 
 if TYPE_CHECKING:
     from mmdump.kernel import Kernel
@@ -103,7 +103,7 @@ def failure_findings(failures: list[Failure], areas: Iterable[CmaArea], page_siz
         told[each.area] = Finding(
             "cma-failed",
             Severity.PROBLEM,
-            f"CMA{area}: an allocation of {each.pages:,} pages ({mib(each.pages * page_size)} MiB) failed "
+            f"CMA{area}: an allocation of {each.pages:,} pages ({bytes_text(each.pages * page_size)}) failed "
             f"with {name}{reason}; {log_seconds(each.nsec)} s after boot{before}, by the kernel's log.",
             "areas",
             None if each.area is None else _where(each.area),
@@ -113,7 +113,7 @@ def failure_findings(failures: list[Failure], areas: Iterable[CmaArea], page_siz
         if one.area in told or failed <= 0:
             continue
         # A count that is garbage is not told as one.
-        size = f" ({mib(failed * page_size)} MiB)" if 0 < failed < _MOST_PAGES else ""
+        size = f" ({bytes_text(failed * page_size)})" if 0 < failed < _MOST_PAGES else ""
         told[one.area] = Finding(
             "cma-failed",
             Severity.WARNING,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mmdump.amounts import bytes_text
 from mmdump.result import Finding, Severity
-from mmdump_page_pinner.cma import mib
 
 if TYPE_CHECKING:
     from mmdump.result import Table
@@ -30,8 +30,8 @@ def findings_of(areas: Table, ranges: Table, *, moving: bool) -> list[Finding]:
                 Finding(
                     "cma-count",
                     Severity.WARNING,
-                    f"CMA {name}: the kernel counts {mib(counted)} MiB as allocated, its bitmaps "
-                    f"{mib(used)} MiB.",
+                    f"CMA {name}: the kernel counts {bytes_text(counted)} as allocated, its bitmaps "
+                    f"{bytes_text(used)}.",
                     "areas",
                     f"area = '{_quoted(name)}'",
                 )
@@ -54,14 +54,14 @@ def _stray(row: dict[str, Any]) -> Finding:
 
 def _blocked(row: dict[str, Any]) -> Finding:
     known = (
-        f"longest run now {mib(row['longest_now'])} MiB, without them {mib(row['longest_without'])} MiB"
+        f"longest run now {bytes_text(row['longest_now'])}, without them {bytes_text(row['longest_without'])}"
         if row["longest_now"] is not None
         else "how long a run could be is unknown"
     )
     return Finding(
         "cma-blocked",
         Severity.PROBLEM,
-        f"CMA {row['area']}: {mib(row['size'])} MiB; {row['blockers']} "
+        f"CMA {row['area']}: {bytes_text(row['size'])}; {row['blockers']} "
         f"page{'s block' if row['blockers'] != 1 else ' blocks'} it; {known}; "
         f"mmdump pinned --cma names {'them' if row['blockers'] != 1 else 'it'}.",
         "blockers",

@@ -14,10 +14,11 @@ from mmdump.errors import UsageError
 from mmdump.pagenotes import AskedPages
 from mmdump.pagewords import find_page
 from mmdump.result import Result
-from mmdump_holders.balance import SOUGHT, sought_columns
+from mmdump_holders.balance import BALANCE, SOUGHT, sought_columns
 from mmdump_holders.casework import Answer, Forms, find_holders
 from mmdump_holders.ranges import Own, joined_runs, left_out, read_own, runs_of
-from mmdump_holders.tables import report
+from mmdump_holders.tables import HELD_BY, HOLDERS, report
+from mmdump_page_owner.stacks import STACKS
 
 if TYPE_CHECKING:
     from mmdump.kernel import Kernel
@@ -101,6 +102,7 @@ class Holders(Analysis):
     """
 
     name = "holders"
+    tables = (HOLDERS, HELD_BY, BALANCE, STACKS)
     summary = "who holds pages: where in memory the references are"
     in_report = False
 

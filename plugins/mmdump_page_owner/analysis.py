@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from mmdump.amounts import bytes_text, counted
 from mmdump.analysis import Analysis, Columns, Need, Parts, option
 from mmdump.errors import UsageError
 from mmdump.kernel.clock import now_nsec
@@ -19,10 +20,11 @@ from mmdump_page_owner.codes import MEMBERS, Facts, Rows
 from mmdump_page_owner.filters import page_tests, passing
 from mmdump_page_owner.findings import broken_depot, garbage_records, unattributed, unreadable_chains
 from mmdump_page_owner.frames import Frames
-from mmdump_page_owner.groups import fold_sums, group_table, name_sums, sum_rows
+from mmdump_page_owner.groups import ANY_GROUPS, fold_sums, group_table, name_sums, sum_rows
 from mmdump_page_owner.keys import KEYS, STACKTRACE, parse_keys
 from mmdump_page_owner.kinds import KINDS
 from mmdump_page_owner.leaks import (
+    SUSPECTS,
     age_rows,
     candidates,
     fold_ages,
@@ -41,6 +43,7 @@ from mmdump_page_owner.record import (
     on_every_page,
     read_owners,
 )
+from mmdump_page_owner.stacks import STACKS
 from mmdump_page_owner.state import State, check_members, check_memcg, why_missing
 
 if TYPE_CHECKING:
@@ -61,6 +64,7 @@ class PageOwner(Analysis):
     name = "page-owner"
     summary = "allocated (or freed) pages by call chain"
     report_rank = 40
+    tables = (ANY_GROUPS, SUSPECTS, STACKS)
     needs = (Need(why_missing),)
     page_ext = ("page_owner",)
 
@@ -308,13 +312,13 @@ class PageOwner(Analysis):
     def _headline(self, groups: Table, sums: pl.DataFrame, keys: Sequence[str], page_size: int) -> str:
         pages, allocations = int(sums["pages"].sum()), int(sums["allocations"].sum())
         count = len(groups.frame)
-        by = f"{count} {'group' if count == 1 else 'groups'} ({', '.join(keys)})"
+        by = f"{counted(count, 'group')} ({', '.join(keys)})"
         if keys == (STACKTRACE,):
-            by = f"{count} call {'chain' if count == 1 else 'chains'}"
+            by = counted(count, "call chain")
         what = "freed" if self.free else "allocated"
         return (
-            f"{pages} {what} pages ({pages * page_size / (1 << 20):.1f} MiB) by {by}, "
-            f"in {allocations} allocations"
+            f"{counted(pages, f'{what} page')} ({bytes_text(pages * page_size)}) by {by}, "
+            f"in {counted(allocations, 'allocation')}"
         )
 
 

@@ -15,8 +15,16 @@ from mmdump.errors import IncompleteError
 from mmdump.kernel.depot_table import follow_chains, hashes
 from mmdump.kernel.layout import find_object
 from mmdump.result import Finding, Result, Severity
-from mmdump_page_owner.depot_cost import cost_table, full, summary
-from mmdump_page_owner.depot_tables import Depot, broken_table, chain_table, stack_rows
+from mmdump_page_owner.depot_cost import COSTS, cost_table, full, summary
+from mmdump_page_owner.depot_tables import (
+    BROKEN,
+    CHAINS,
+    STACKS,
+    Depot,
+    broken_table,
+    chain_table,
+    stack_rows,
+)
 from mmdump_page_owner.record import Owners, read_owners, why_no_owner
 from mmdump_page_owner.stack_list import read_stack_list
 
@@ -74,6 +82,7 @@ class StackDepotAnalysis(Analysis):
     name = "stackdepot"
     summary = "what the stack depot costs, what it holds, and whether it is sound"
     report_rank = 80
+    tables = (STACKS, COSTS, CHAINS, BROKEN)
     needs = (Need(_missing),)
     page_ext = ("page_owner",)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from mmdump.amounts import bytes_text
 from mmdump.kernel.depot_gaps import MAX_FRAMES
 from mmdump.result import Column, Finding, Kind, Schema, Severity, Table
 from mmdump_page_owner.record import why_no_owner
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from mmdump.kernel import Kernel
     from mmdump_page_owner.depot_tables import Depot
 
-__all__ = ["cost_table", "full", "summary"]
+__all__ = ["COSTS", "cost_table", "full", "summary"]
 
 COSTS = Schema(
     "depot",
@@ -84,11 +85,11 @@ def summary(costs: Table) -> list[str]:
     """The costs in a few lines."""
     row = costs.frame.row(0, named=True)
     pools = f"{row['pools']:,} of at most {row['pool_limit']:,} pools"
-    used = f"{_size(row['used_bytes'])} used of {_size(row['bytes'])}"
-    lines = [f"{row['records']:,} stacks in {pools}: {used}, at most {_size(row['limit_bytes'])}"]
+    used = f"{bytes_text(row['used_bytes'])} used of {bytes_text(row['bytes'])}"
+    lines = [f"{row['records']:,} stacks in {pools}: {used}, at most {bytes_text(row['limit_bytes'])}"]
     if row["buckets"] is not None:
         lines.append(
-            f"hash table of {row['buckets']:,} buckets ({_size(row['table_bytes'])}), "
+            f"hash table of {row['buckets']:,} buckets ({bytes_text(row['table_bytes'])}), "
             f"longest chain {row['longest_chain']}; deepest stack {row['deepest']} frames, "
             f"{row['deeper_than_8']:,} stacks deeper than 8"
         )
@@ -100,8 +101,8 @@ def summary(costs: Table) -> list[str]:
     if row["slot_bytes"] is not None:
         saved = row["saved_bytes"]
         lines.append(
-            f"eight frames for every page would take {_size(row['slot_bytes'])}: "
-            + (f"{_size(saved)} saved" if saved >= 0 else f"{_size(-saved)} less than the depot")
+            f"eight frames for every page would take {bytes_text(row['slot_bytes'])}: "
+            + (f"{bytes_text(saved)} saved" if saved >= 0 else f"{bytes_text(-saved)} less than the depot")
         )
     return lines
 
@@ -121,11 +122,3 @@ def full(costs: Table, depot: Depot) -> Sequence[Finding]:
         text = f"The stack depot is nearly full: {row['pools']:,} of {row['pool_limit']:,} pools are in use."
         return [Finding("stackdepot-nearly-full", Severity.WARNING, text, "depot")]
     return []
-
-
-def _size(size: int) -> str:
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if abs(size) < 1024 or unit == "GiB":
-            break
-        size /= 1024  # type: ignore[assignment]
-    return f"{size:.1f} {unit}" if unit != "bytes" else f"{size} bytes"

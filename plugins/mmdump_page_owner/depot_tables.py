@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mmdump.kernel.depot_table import Chains
     from mmdump_page_owner.stack_list import StackList
 
-__all__ = ["BROKEN", "Depot", "broken_table", "chain_table", "stack_rows"]
+__all__ = ["BROKEN", "CHAINS", "STACKS", "Depot", "broken_table", "chain_table", "stack_rows"]
 
 STACKS = Schema(
     "stacks",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import polars as pl
 
+from mmdump.amounts import bytes_text, counted
 from mmdump.result import Finding, Severity
 from mmdump_page_owner.chains import BROKEN, SPECIAL, UNREADABLE, Chains
 
@@ -13,7 +14,11 @@ __all__ = ["broken_depot", "garbage_records", "unattributed", "unreadable_chains
 
 
 def _amount(pages: int, page_size: int) -> str:
-    return f"{pages} {'page' if pages == 1 else 'pages'} ({pages * page_size / (1 << 20):.1f} MiB)"
+    return f"{counted(pages, 'page')} ({bytes_text(pages * page_size)})"
+
+
+def _have(pages: int, page_size: int) -> str:
+    return f"{_amount(pages, page_size)} {'has' if pages == 1 else 'have'}"
 
 
 def garbage_records(pages: int) -> Iterator[Finding]:
@@ -22,7 +27,7 @@ def garbage_records(pages: int) -> Iterator[Finding]:
         yield Finding(
             "page-owner-garbage",
             Severity.WARNING,
-            f"{pages} pages have a page_owner record of an impossible order; they are not counted.",
+            f"{counted(pages, 'page')} with a page_owner record of an impossible order: not counted.",
         )
 
 
@@ -38,7 +43,7 @@ def broken_depot(broken: pl.DataFrame, chains: Chains, page_size: int) -> Iterat
             yield Finding(
                 "page-owner-broken-stack",
                 Severity.WARNING,
-                f"{_amount(int(rows['pages'].sum()), page_size)} have one of {rows['stack_id'].n_unique()} "
+                f"{_have(int(rows['pages'].sum()), page_size)} one of {rows['stack_id'].n_unique()} "
                 f"stack depot handles that lead to no record of their own: {reason}. They are not counted.",
                 "stacks",
                 f"status = '{reason}'",
@@ -49,9 +54,10 @@ def unreadable_chains(sums: pl.DataFrame, chains: Chains, page_size: int) -> Ite
     """One sentence when call chains are not in the dump; their pages are counted."""
     rows = sums.filter(chains.of(sums["stack_id"], "status") == UNREADABLE)
     if len(rows):
+        chains_lost = rows["stack_id"].n_unique()
         yield (
-            f"{rows['stack_id'].n_unique()} call chains, of {_amount(int(rows['pages'].sum()), page_size)}, "
-            "are not in the dump"
+            f"{counted(chains_lost, 'call chain')}, of {_amount(int(rows['pages'].sum()), page_size)}, "
+            f"{'is' if chains_lost == 1 else 'are'} not in the dump"
         )
 
 
@@ -67,8 +73,7 @@ def unattributed(sums: pl.DataFrame, chains: Chains, page_size: int, *, by_chain
         yield Finding(
             f"page-owner-{name.removesuffix('_handle')}",
             severity,
-            f"{_amount(int(rows['pages'].sum()), page_size)} have no call chain of their own ({name}): "
-            f"{meaning}.",
+            f"{_have(int(rows['pages'].sum()), page_size)} no call chain of their own ({name}): {meaning}.",
             "groups" if by_chain else None,
             f"special = '{name}'" if by_chain else None,
         )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mmdump_page_owner.chains import Chains
     from mmdump_page_owner.codes import Rows
 
-__all__ = ["LUMPED", "fold_sums", "group_table", "name_sums", "sum_rows"]
+__all__ = ["ANY_GROUPS", "LUMPED", "fold_sums", "group_table", "name_sums", "sum_rows"]
 
 #: Sums kept apart at most; garbage in a damaged dump could make each page one of its own.
 _MAX_SUMS = 1 << 17
@@ -212,3 +212,16 @@ def _schema(keys: Sequence[str], *, free: bool, special: bool) -> Schema:
     what = "Freed" if free else "Allocated"
     by = ", ".join("call chain" if key == STACKTRACE else key for key in keys)
     return Schema("groups", tuple(columns), f"{what} pages by {by}")
+
+
+#: What the table can have, whatever it is by.
+ANY_GROUPS = Schema(
+    "groups",
+    tuple(
+        {
+            column.name: column
+            for keys in ([*KEYS], [STACKTRACE], ["pid"])
+            for column in _schema(keys, free=False, special=True).columns
+        }.values()
+    ),
+)

@@ -136,7 +136,7 @@ KEYS: Mapping[str, Key] = {
     "zone": Key((Column("zone", Kind.TEXT, "zone"),), _zones, ("zone",)),
     "node": Key((Column("node", Kind.ID, "NUMA node"),), _column("node"), ("node",)),
     "kind": Key(
-        (Column("kind", Kind.TEXT, "what the pages are used for"),),
+        (Column("kind", Kind.TEXT, "what the pages are used for", values=KINDS),),
         lambda sums: text_of(sums.frame["kind"], lambda code: KINDS[code]),
         ("kind",),
     ),

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from mmdump.amounts import bytes_text
 from mmdump.kernel.arrays import I64, runs
 from mmdump.result import Column, Finding, Kind, Schema, Severity, Table
 from mmdump_page_owner.chains import BROKEN, Chains
@@ -207,13 +208,13 @@ def leak_finding(suspects: Table) -> Finding:
     """That there are suspects, and why one looks like a leak."""
     largest = suspects.frame.row(0, named=True)
     count = len(suspects.frame)
-    mib = int(suspects.frame["bytes"].sum()) / (1 << 20)
+    size = bytes_text(int(suspects.frame["bytes"].sum()))
     others = f", and {count - 1} more {'chain' if count == 2 else 'chains'}" if count > 1 else ""
     return Finding(
         "page-owner-leak",
         Severity.WARNING,
         f"Suspected leak in {_function(largest['frames'])}: call chain {largest['stack_id']}{others} "
-        f"allocated kernel memory all the time the machine ran and hardly freed any ({mib:.1f} MiB in all). "
+        f"allocated kernel memory all the time the machine ran and hardly freed any ({size} in all). "
         "One dump cannot prove it: a cache that only grows looks the same.",
         SUSPECTS.name,
     )

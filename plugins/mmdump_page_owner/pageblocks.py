@@ -17,6 +17,9 @@ from mmdump.result import Result
 from mmdump_page_owner.blocks import BlockRules, Blocks, read_block_rules
 from mmdump_page_owner.pollution import (
     BLOCKS,
+    COST,
+    POLLUTERS,
+    TYPES,
     blocks_by_cost,
     blocks_by_type,
     fold_polluters,
@@ -76,6 +79,7 @@ class Pageblocks(Analysis):
     needs = (Need(why_missing),)
     page_ext = ("page_owner",)
     stream = BLOCKS
+    tables = (TYPES, COST, POLLUTERS)
 
     zone: tuple[str, ...] = option("--zone", "only blocks in zones of this name", default=(), metavar="NAME")
     node: tuple[str, ...] = option("--node", "only blocks of this NUMA node", default=(), metavar="N")

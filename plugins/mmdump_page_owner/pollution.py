@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from mmdump.amounts import bytes_text
 from mmdump.analysis import Parts
 from mmdump.result import Column, Finding, Kind, Result, Schema, Severity, Table
 from mmdump_page_owner.stacks import stack_table
@@ -152,7 +153,7 @@ def pageblocks_result(
     blocks = int(by_type["blocks"].sum())
     polluted = int(by_type["polluted"].sum())
     summary = (
-        f"{blocks} blocks of order {order} ({block_bytes >> 10} KiB), "
+        f"{blocks} blocks of order {order} ({bytes_text(block_bytes)}), "
         f"{int(by_type['whole'].sum())} of them free; "
         f"{polluted} polluted by {int(by_type['polluting'].sum())} pages of other types"
     )

@@ -18,14 +18,24 @@ from mmdump.kernel.references import KIND_NAMES
 from mmdump.result import Column, Kind, Result, Schema
 from mmdump.scan import OutOfTimeError
 from mmdump_holders.analysis import Sought, search_parts, start_search, tell
+from mmdump_holders.balance import BALANCE
 from mmdump_holders.ranges import joined_runs
+from mmdump_holders.tables import HELD_BY, HOLDERS
 from mmdump_page_owner.record import OWNER_COLUMNS, Owners, members_of, no_owners, read_owners, why_no_owner
-from mmdump_page_owner.stacks import stack_table
+from mmdump_page_owner.stacks import STACKS, stack_table
 from mmdump_page_pinner.android import PINNER_COLUMNS, caveats, decode_records, record_columns
-from mmdump_page_pinner.cma import area_of, cma_findings, cma_runs, cma_table
-from mmdump_page_pinner.evidence import GOT, MIGRATION_FAILED, find_lasting, untold
-from mmdump_page_pinner.groups import EVIDENCE_LISTS, fold_groups, group_table, groups_of, headline, released
-from mmdump_page_pinner.history import ROW_COLUMNS
+from mmdump_page_pinner.cma import CMA, area_of, cma_findings, cma_runs, cma_table
+from mmdump_page_pinner.evidence import EVIDENCE, GOT, MIGRATION_FAILED, STATES, find_lasting, untold
+from mmdump_page_pinner.groups import (
+    EVIDENCE_LISTS,
+    GROUPS,
+    fold_groups,
+    group_table,
+    groups_of,
+    headline,
+    released,
+)
+from mmdump_page_pinner.history import HISTORY, ROW_COLUMNS, TIMELINES
 from mmdump_page_pinner.marks import CLIENTS, marks_unreadable, why_no_marks
 from mmdump_page_pinner.savedtrace import read_saved_trace
 from mmdump_page_pinner.sentences import history_tables
@@ -53,9 +63,13 @@ PAGES = Schema(
             Kind.TEXT,
             "page_pinner (marked), foll_pin (FOLL_PIN pins), excess (unexplained); "
             "Android: migration_failed (marked), get (got by get_user_pages())",
+            values=EVIDENCE,
         ),
         Column(
-            "state", Kind.TEXT, "held; released: marked, but nothing holds it any more; unknown: unreadable"
+            "state",
+            Kind.TEXT,
+            "held; released: marked, but nothing holds it any more; unknown: unreadable",
+            values=STATES,
         ),
         Column("refcount", Kind.COUNT, "references to the folio"),
         Column("mapcount", Kind.COUNT, "of these, mappings into page tables"),
@@ -63,7 +77,7 @@ PAGES = Schema(
         Column("explained", Kind.COUNT, "references with a known reason, pins included"),
         Column("excess", Kind.COUNT, "references that nothing known explains"),
         Column("flags", Kind.TEXT, "page flags"),
-        Column("kind", Kind.TEXT, "anon, file, shmem, ksm, or other"),
+        Column("kind", Kind.TEXT, "anon, file, shmem, ksm, or other", values=KIND_NAMES),
         Column("node", Kind.ID, "NUMA node"),
         Column("zone", Kind.TEXT, "zone"),
         Column("migratetype", Kind.TEXT, "migratetype of the pageblock"),
@@ -110,6 +124,7 @@ class Pinned(Analysis):
     report_rank = 20
     page_ext = ("page_owner", *(client.name for client in CLIENTS))
     stream = PAGES
+    tables = (GROUPS, STACKS, CMA, HISTORY, TIMELINES, HOLDERS, HELD_BY, BALANCE)
 
     cma: str | None = option(
         "--cma",
@@ -355,5 +370,5 @@ def _decode(rows: pl.DataFrame, state: State) -> pl.DataFrame:
     )
 
 
-_STATES = pl.Series(["released", "held", "unknown"])
+_STATES = pl.Series(list(STATES))
 _KINDS = pl.Series(list(KIND_NAMES))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from mmdump.amounts import bytes_text
 from mmdump.kernel.arrays import runs
 from mmdump.kernel.cma import read_cma_bitmap
 from mmdump.result import Column, Finding, Kind, Schema, Severity, Table
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from mmdump.kernel.page import PageRange
     from mmdump_page_pinner.evidence import Held
 
-__all__ = ["CMA", "area_of", "cma_findings", "cma_runs", "cma_table", "mib"]
+__all__ = ["CMA", "area_of", "cma_findings", "cma_runs", "cma_table"]
 
 CMA = Schema(
     "cma",
@@ -153,7 +154,8 @@ def cma_findings(
             continue
         quoted = row["area"].replace("'", "''")
         runs_known = (
-            f"longest run now {mib(row['longest_now'])} MiB, without them {mib(row['longest_without'])} MiB"
+            f"longest run now {bytes_text(row['longest_now'])}, "
+            f"without them {bytes_text(row['longest_without'])}"
             if row["longest_now"] is not None
             else "how long a run could be is unknown"
         )
@@ -161,7 +163,7 @@ def cma_findings(
             Finding(
                 "cma-blocked",
                 Severity.PROBLEM,
-                f"CMA {row['area']}: {mib(row['size'])} MiB; {row['blockers']} "
+                f"CMA {row['area']}: {bytes_text(row['size'])}; {row['blockers']} "
                 f"page{'s block' if row['blockers'] != 1 else ' blocks'} it{who_holds(groups, row['area'])}; "
                 f"{_held_now(holders, groups, row, page_size)}{runs_known}.",
                 "groups",
@@ -199,8 +201,3 @@ def _held_now(
     if unknown > 0:
         parts.append(f"{unknown} by what was not found")
     return f"now held: {', '.join(parts)}; " if parts else ""
-
-
-def mib(size: int) -> str:
-    """Bytes in MiB, for a sentence."""
-    return f"{size / (1 << 20):.1f}".removesuffix(".0")

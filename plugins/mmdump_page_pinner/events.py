@@ -16,7 +16,7 @@ from mmdump.errors import IncompleteError, MmdumpError
 from mmdump.kernel.arrays import decoded
 from mmdump.kernel.layout import enumerators, find_object
 from mmdump.result import Column, Finding, Kind, Result, Schema, Severity, Table
-from mmdump_page_owner.stacks import stack_table
+from mmdump_page_owner.stacks import STACKS, stack_table
 from mmdump_page_pinner.android import FILE, why_no_android_pinner
 from mmdump_page_pinner.calls import function_names, put_of
 from mmdump_page_pinner.marks import GET
@@ -31,7 +31,12 @@ __all__ = ["EVENTS", "PinnerEvents", "Recorded", "recorded", "recorded_or_none"]
 EVENTS = Schema(
     "events",
     (
-        Column("ring", Kind.TEXT, "longterm (pages held for long), failures (of pages that were in the way)"),
+        Column(
+            "ring",
+            Kind.TEXT,
+            "longterm (pages held for long), failures (of pages that were in the way)",
+            values=(LONGTERM, FAILURES),
+        ),
         Column("state", Kind.TEXT, "failure detected, put, freed; null where the record does not say"),
         Column("time_nsec", Kind.NSEC, "when, by boottime; of a put where it can be told"),
         Column(
@@ -54,7 +59,7 @@ EVENTS = Schema(
 GROUPS = Schema(
     "groups",
     (
-        Column("ring", Kind.TEXT, "which ring they are in"),
+        Column("ring", Kind.TEXT, "which ring they are in", values=(LONGTERM, FAILURES)),
         Column("state", Kind.TEXT, "what happened"),
         Column("by", Kind.TEXT, "on whose behalf, by the call chain"),
         Column("holder", Kind.TEXT, "what sort of user"),
@@ -221,6 +226,7 @@ class PinnerEvents(Analysis):
     """What happened to pages that were in the way of contiguous allocations, or were held for long."""
 
     name = "pinner-events"
+    tables = (EVENTS, GROUPS, STACKS)
     summary = "Android's page pinner: failures to migrate, puts, frees and long pins of pages, by call chain"
     needs = (Need(why_no_android_pinner),)
     scans = False

@@ -26,6 +26,7 @@ __all__ = [
     "GOT",
     "MIGRATION_FAILED",
     "PINNER",
+    "STATES",
     "Held",
     "find_held",
     "find_lasting",
@@ -35,6 +36,8 @@ __all__ = [
 #: Bits of an evidence code, and their names in the order of those bits.
 PINNER, FOLL_PIN, EXCESS, MIGRATION_FAILED, GOT = 1, 2, 4, 8, 16
 EVIDENCE = ("page_pinner", "foll_pin", "excess", "migration_failed", "get")
+#: What a page of such evidence can be.
+STATES = ("released", "held", "unknown")
 #: Of these, what makes a page a row whether or not anything holds it; and what is no sign of the references.
 _MARKS, _RECORDED = PINNER | MIGRATION_FAILED, PINNER | MIGRATION_FAILED | GOT
 

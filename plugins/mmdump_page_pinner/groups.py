@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from mmdump.result import Column, Finding, Kind, Schema, Severity, Table
-from mmdump_page_pinner.evidence import EVIDENCE, FOLL_PIN
+from mmdump_page_pinner.evidence import EVIDENCE, FOLL_PIN, STATES
 
 __all__ = [
     "EVIDENCE_LISTS",
@@ -28,13 +28,13 @@ __all__ = [
 GROUPS = Schema(
     "groups",
     (
-        Column("evidence", Kind.TEXT, "what says that the folios are held"),
+        Column("evidence", Kind.TEXT, "what says that the folios are held", values=EVIDENCE),
         Column("owner", Kind.TEXT, "name and PID of the task that allocated them"),
         Column("folios", Kind.COUNT, "how many folios", weight=True),
         Column("order", Kind.ID, "order of the folios"),
         Column("cma", Kind.TEXT, "CMA area they lie in"),
         Column("stack_id", Kind.ID, "call chain that allocated them"),
-        Column("state", Kind.TEXT, "held, released or unknown"),
+        Column("state", Kind.TEXT, "held, released or unknown", values=STATES),
         Column("get_stack_id", Kind.ID, "call chain that got them last (Android 12)", in_text=False),
         Column("owner_comm", Kind.TEXT, "name of the task that allocated them", in_text=False),
         Column("owner_pid", Kind.ID, "its PID", in_text=False),

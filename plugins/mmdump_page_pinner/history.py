@@ -15,6 +15,7 @@ import polars as pl
 from mmdump.render.values import nsec_text
 from mmdump.result import Column, Kind, Schema, Table
 from mmdump_page_pinner.calls import asker, put_of
+from mmdump_page_pinner.evidence import STATES
 
 if TYPE_CHECKING:
     from mmdump.kernel import Kernel
@@ -60,6 +61,7 @@ TIMELINES = Schema(
             "state",
             Kind.TEXT,
             "held; released; gone: neither held nor marked any more; unknown: that is not in the dump",
+            values=(*STATES, "gone"),
         ),
         Column("allocated", Kind.NSEC, "when it was allocated"),
         Column("story", Kind.TEXT, "what happened to it"),

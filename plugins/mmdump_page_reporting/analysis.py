@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from mmdump.amounts import bytes_text
 from mmdump.analysis import Analysis, Columns, Need, Parts
 from mmdump.kernel.arrays import Struct
 from mmdump.kernel.freelists import ListHeads, find_lists, free_blocks
 from mmdump.result import Finding, Result, Severity
 from mmdump_page_reporting.device import Reporting, has_page_reporting, read_reporting
-from mmdump_page_reporting.tables import BLOCKS, block_table, device_table, zone_table
+from mmdump_page_reporting.tables import BLOCKS, DEVICE, ZONES, block_table, device_table, zone_table
 from mmdump_page_reporting.why import CODES, REASONS, REPORTED, reasons
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Reported(Analysis):
     name = "reported"
     summary = "free memory reported to the hypervisor, and why other is not"
     report_rank = 70
+    tables = (ZONES, BLOCKS, DEVICE)
     needs = (Need(has_page_reporting),)
 
     def start(self, kernel: Kernel) -> ListHeads:
@@ -121,15 +123,12 @@ def _headline(order: Struct, why: Struct, page_size: int) -> str:
     total = int(sizes.sum()) * page_size
     done = int(sizes[why == REPORTED].sum()) * page_size
     rest = ", ".join(
-        f"{_mib(int(sizes[why == code].sum()) * page_size)} {reason.short}"
+        f"{bytes_text(int(sizes[why == code].sum()) * page_size)} {reason.short}"
         for code, reason in enumerate(REASONS)
         if code != REPORTED and (why == code).any()
     )
-    return f"{_mib(done)} of {_mib(total)} free are reported" + (f"; not reported: {rest}." if rest else ".")
-
-
-def _mib(size: int) -> str:
-    return f"{size / (1 << 20):,.1f} MiB"
+    missing = f"; not reported: {rest}" if rest else ""
+    return f"{bytes_text(done)} of {bytes_text(total)} free are reported{missing}."
 
 
 def _device(reporting: Reporting) -> str:
@@ -189,9 +188,10 @@ def _unreported(order: Struct, why: Struct, page_size: int) -> list[Finding]:
         Finding(
             "unreported",
             Severity.WARNING,
-            f"{_mib(left)} of {_mib(int(sizes.sum()))} free could be reported to the hypervisor, but its "
-            f"worker is idle and will not come back to them before something is freed: a report failed. "
-            f"(Told from {_mib(_LEAST_UNREPORTED)} and {_UNREPORTED_SHARE:.0%} of what is free.)",
+            f"{bytes_text(left)} of {bytes_text(int(sizes.sum()))} free could be reported to the hypervisor, "
+            "but its worker is idle and will not come back to them before something is freed: a report "
+            "failed. "
+            f"(Told from {bytes_text(_LEAST_UNREPORTED)} and {_UNREPORTED_SHARE:.0%} of what is free.)",
             BLOCKS.name,
             "why == 'idle'",
         )

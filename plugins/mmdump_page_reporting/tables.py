@@ -45,7 +45,12 @@ BLOCKS = Schema(
         *_WHERE,
         Column("order", Kind.ID, "order of the blocks"),
         Column("migratetype", Kind.TEXT, "migratetype of their list"),
-        Column("why", Kind.TEXT, "reported, or why not: " + ", ".join(reason.name for reason in REASONS[1:])),
+        Column(
+            "why",
+            Kind.TEXT,
+            "reported, or why not: " + ", ".join(reason.name for reason in REASONS[1:]),
+            values=tuple(reason.name for reason in REASONS),
+        ),
         Column("blocks", Kind.COUNT, "how many"),
         Column("size", Kind.BYTES, "their size"),
         Column("first_pfn", Kind.PFN, "the first of them", in_text=False),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from mmdump.amounts import bytes_text
 from mmdump.analysis import Analysis, Columns, Parts
 from mmdump.kernel.arrays import counts
 from mmdump.kernel.page import MAPPING_MOVABLE
@@ -94,6 +95,7 @@ class MemoryMap(Analysis):
     name = "map"
     summary = "what physical memory is used for, pageblock by pageblock"
     report_rank = 10
+    tables = (CELLS, TOTALS)
 
     def start(self, kernel: Kernel) -> State:
         """Choose the size of cells."""
@@ -274,9 +276,5 @@ def _headline(totals: pl.DataFrame) -> str:
         "reported": "free and reported",
         "reserved": "reserved",
     }
-    parts = ", ".join(f"{_mib(sums[name])} {word}" for name, word in words.items() if sums[name])
-    return f"{_mib(sums['size'])} of memory: {parts}."
-
-
-def _mib(size: int) -> str:
-    return f"{size / (1 << 20):,.1f} MiB"
+    parts = ", ".join(f"{bytes_text(sums[name])} {word}" for name, word in words.items() if sums[name])
+    return f"{bytes_text(sums['size'])} of memory: {parts}."

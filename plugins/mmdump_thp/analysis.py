@@ -17,10 +17,13 @@ from mmdump_thp.findings import headline, notes_on_counters, states, wasted, wro
 from mmdump_thp.folios import TORN, LargeFolios
 from mmdump_thp.layout import read_large_layout
 from mmdump_thp.mappings import NO_MAPPINGS, read_mappings
-from mmdump_thp.orphans import fold_orphans, has_orphans, orphan_rows, orphan_table
+from mmdump_thp.orphans import ORPHANS, fold_orphans, has_orphans, orphan_rows, orphan_table
 from mmdump_thp.queue import MAX_LINKS, broken_queues
 from mmdump_thp.rows import FOLIOS, decode_rows, folio_rows, link_rows
 from mmdump_thp.sums import (
+    GROUPS,
+    ORDERS,
+    PROCESSES,
     fold_groups,
     fold_processes,
     group_table,
@@ -71,6 +74,7 @@ class Thp(Analysis):
     name = "thp"
     summary = "huge pages and other large folios: how they are mapped, by whom, what they waste"
     stream = FOLIOS
+    tables = (GROUPS, ORDERS, PROCESSES, ORPHANS)
 
     hugetlb: bool = option("--hugetlb", "also hugetlb pages", default=False)
     no_processes: bool = option(

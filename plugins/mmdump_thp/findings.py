@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from mmdump.amounts import bytes_text
 from mmdump.result import Finding, Severity
 
 if TYPE_CHECKING:
@@ -18,13 +19,6 @@ _MUCH = 0.01
 _WASTES = "partially_mapped AND kind = 'anon'"
 
 
-def size_text(size: int) -> str:
-    """A size in MiB, or in KiB where it is small."""
-    if size < 1 << 20:
-        return f"{size >> 10} KiB"
-    return f"{size / (1 << 20):.1f}".removesuffix(".0") + " MiB"
-
-
 def _folios(count: int) -> str:
     return f"{count} large folio{'s' if count != 1 else ''}"
 
@@ -35,9 +29,9 @@ def headline(groups: pl.DataFrame) -> str:
     if not count:
         return "There is no large folio."
     kinds = groups.group_by("kind").agg(pl.col("size").sum()).sort("size", "kind", descending=[True, False])
-    parts = ", ".join(f"{kind} {size_text(size)}" for kind, size in kinds.iter_rows())
+    parts = ", ".join(f"{kind} {bytes_text(size)}" for kind, size in kinds.iter_rows())
     waste = int(groups["waste"].sum())
-    held = f"; splitting partially mapped ones would free {size_text(waste)}" if waste else ""
+    held = f"; splitting partially mapped ones would free {bytes_text(waste)}" if waste else ""
     return f"{_folios(count)}: {parts}{held}"
 
 
@@ -50,13 +44,13 @@ def wasted(groups: pl.DataFrame, memory: int) -> list[Finding]:
     parts = []
     pinned = int(found.filter("pinned")["waste"].sum())
     if pinned:
-        parts.append(f"{size_text(pinned)} of it in pinned folios, which cannot be split")
+        parts.append(f"{bytes_text(pinned)} of it in pinned folios, which cannot be split")
     unqueued = int(found.filter(pl.col("deferred").eq(other=False))["waste"].sum())
     if unqueued:
-        parts.append(f"{size_text(unqueued)} in folios on no queue, which reclaim will not split")
+        parts.append(f"{bytes_text(unqueued)} in folios on no queue, which reclaim will not split")
     severity = Severity.WARNING if waste > memory * _MUCH else Severity.NOTE
     count = int(found["folios"].sum())
-    message = f"{size_text(waste)} that nothing maps any more is held by {_folios(count)} mapped in part"
+    message = f"{bytes_text(waste)} that nothing maps any more is held by {_folios(count)} mapped in part"
     return [Finding("partially-mapped", severity, "; ".join([message, *parts]) + ".", "folios", _WASTES)]
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from mmdump.result import Column, Kind, Schema, Table
+from mmdump_thp.folios import KINDS, STATES
 
 if TYPE_CHECKING:
     from mmdump_thp.mappings import Mappings
@@ -27,9 +28,14 @@ __all__ = [
 GROUPS = Schema(
     "groups",
     (
-        Column("kind", Kind.TEXT, "anon, file, shmem ..."),
+        Column("kind", Kind.TEXT, "anon, file, shmem ...", values=KINDS),
         Column("order", Kind.ID, "order of the folios"),
-        Column("mapped", Kind.TEXT, "pmd, pte, both, or not: how they are mapped"),
+        Column(
+            "mapped",
+            Kind.TEXT,
+            "pmd, pte, both, or not: how they are mapped",
+            values=("pmd", "pte", "both", "not"),
+        ),
         Column("partially_mapped", Kind.BOOL, "whether some pages are mapped and others are not"),
         Column("folios", Kind.COUNT, "how many"),
         Column("size", Kind.BYTES, "their size"),
@@ -37,7 +43,7 @@ GROUPS = Schema(
         Column("deferred", Kind.BOOL, "on a queue of folios to split"),
         Column("pinned", Kind.BOOL, "with FOLL_PIN pins: cannot be split"),
         Column("mlocked", Kind.BOOL, "PG_mlocked"),
-        Column("state", Kind.TEXT, "whole, frozen, torn, unreadable, free"),
+        Column("state", Kind.TEXT, "whole, frozen, torn, unreadable, free", values=STATES),
         Column("memcg", Kind.TEXT, "memory cgroup that is charged"),
         Column("consistent", Kind.BOOL, "whether their counters agree", in_text=False),
         Column("unseen", Kind.BOOL, "whether page tables show other mappings than they count", in_text=False),
@@ -52,7 +58,7 @@ ORDERS = Schema(
     "orders",
     (
         Column("order", Kind.ID, "order"),
-        Column("kind", Kind.TEXT, "anon, file, shmem ..."),
+        Column("kind", Kind.TEXT, "anon, file, shmem ...", values=KINDS),
         Column("folios", Kind.COUNT, "how many"),
         Column("size", Kind.BYTES, "their size"),
         Column("pmd_mapped", Kind.COUNT, "of these, mapped as a whole"),

@@ -57,6 +57,7 @@ class TraceAnalysis(Analysis):
     """Trace events in the ring buffers of ftrace, with their call chains."""
 
     name = "trace"
+    tables = (EVENTS, COUNTS)
     summary = "trace events in the ring buffers of ftrace"
     scans = False
     in_report = False

@@ -46,6 +46,7 @@ class Scenario:
     :param nodes: NUMA nodes.
     :param since: The first kernel that it can happen to.
     :param spoil: Damages the finished image; None where nothing is damaged.
+    :param command: The command of mmdump that shows what happened, with its options, without the dump.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Scenario:
     nodes: int = 1
     since: tuple[int, int] = (0, 0)
     spoil: Callable[[Image, Random], None] | None = None
+    command: str = "info"
 
     def play(self, profile: Profile, *, memory: int | None = None, seed: int = 0) -> Machine:
         """Boot a machine with this kernel, and let it happen.

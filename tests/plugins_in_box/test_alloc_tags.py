@@ -336,4 +336,4 @@ def test_counts_that_are_less_than_what_there_is_are_a_warning() -> None:
     row = _rows(result)["pipe_write"]
     assert (row["pages"], row["not_found"]) == (50, -8192)
     [finding] = [each for each in result.findings if each.key == "alloc-tags-uncounted"]
-    assert "8.0 KiB less" in finding.message
+    assert "8 KiB less" in finding.message

@@ -150,7 +150,7 @@ def test_much_that_an_idle_worker_left_is_not_reported() -> None:
     why[:50] = CODES["idle"]
     [finding] = _unreported(order, why, 4096)
     assert finding.severity is Severity.WARNING
-    assert finding.message.startswith("120.0 MiB of 220.3 MiB free could be reported")
+    assert finding.message.startswith("120 MiB of 220.3 MiB free could be reported")
     why[:] = CODES["requested"]
     assert _unreported(order, why, 4096) == []
 

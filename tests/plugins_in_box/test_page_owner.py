@@ -66,7 +66,7 @@ def test_pages_are_summed_by_call_chain_the_largest_first() -> None:
         "pipe_write+0x10/0x20",
         "vfs_write+0x10/0x20",
     ]
-    assert result.summary == ["10 allocated pages (0.0 MiB) by 3 call chains, in 9 allocations"]
+    assert result.summary == ["10 allocated pages (40 KiB) by 3 call chains, in 9 allocations"]
     assert list(result.findings) == []
 
 
@@ -279,7 +279,7 @@ def test_page_owners_own_handles_have_a_name_and_their_pages_are_a_finding() -> 
     found = {each.key: each for each in result.findings}
     assert sorted(found) == ["page-owner-dummy", "page-owner-early", "page-owner-failure"]
     assert found["page-owner-failure"].severity.value == "warning"
-    assert found["page-owner-failure"].message.startswith("1 page (0.0 MiB) have no call chain of their own")
+    assert found["page-owner-failure"].message.startswith("1 page (4 KiB) has no call chain of their own")
     by_comm = analysed(PageOwner(by=("comm",), comm=("fio",)), of, machine_pages())
     assert [(each.key, each.table) for each in by_comm.findings] == [("page-owner-dummy", None)]
 
@@ -291,16 +291,16 @@ def test_pages_whose_handle_leads_to_no_record_are_in_no_sum() -> None:
         assert result.tables["groups"].frame["pages"].sum() == 5
         assert result.summary[0].startswith("5 allocated pages")
         messages = [each.message for each in result.findings if each.key == "page-owner-broken-stack"]
-        assert [message.split(" have")[0] for message in messages] == [
-            "1 page (0.0 MiB)",
-            "4 pages (0.0 MiB)",
+        assert [message.split(" ha")[0] for message in messages] == [
+            "1 page (4 KiB)",
+            "4 pages (16 KiB)",
         ]
 
 
 def test_a_chain_that_is_not_in_the_dump_still_owns_its_pages() -> None:
     result = analysed(PageOwner(), kernel(CHAINS, broken={FAULT: StackStatus.UNREADABLE}), machine_pages())
     assert rows(result, "pages", "frames")[0] == (5, [])
-    assert list(result.incomplete) == ["1 call chains, of 5 pages (0.0 MiB), are not in the dump"]
+    assert list(result.incomplete) == ["1 call chain, of 5 pages (20 KiB), is not in the dump"]
 
 
 def test_records_of_an_impossible_order_are_a_finding_and_in_no_sum() -> None:

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from mmdump.amounts import bytes_text
 from mmdump.info import info
 from mmdump.kernel import Kernel
 from mmdump.kernel.log import read_log
@@ -33,7 +34,7 @@ def test_it_says_what_machine_it_was(facts: dict[str, str]) -> None:
 
 def test_memory_is_what_the_zones_manage(facts: dict[str, str], kernel: Kernel) -> None:
     managed = sum(state.managed for state in kernel.zone_states)
-    assert facts["memory"] == f"{managed * 4096 >> 20} MiB managed"
+    assert facts["memory"] == f"{bytes_text(managed * 4096)} managed"
 
 
 def test_it_was_up_longer_than_its_log(facts: dict[str, str], kernel: Kernel) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmdump.errors import UsageError
-from mmdump.render import Query
+from mmdump.render import NoColumnError, Query
 from mmdump.result import Column, Kind, Schema, Table
 
 SCHEMA = Schema(
@@ -131,11 +131,20 @@ def test_a_condition_on_a_list_asks_whether_any_element_meets_it(where: str, exp
         ("pfn >=", "not a whole condition"),
         ("pfn", "neither true nor false"),
         ("NULL", "neither true nor false"),
-        ("comm > 3", "cannot compare string with numeric"),
+        ("comm > 3", "comm is text, and 3 is a number"),
+        ("order = '9'", "order is a number, and '9' is text"),
+        ("handles IN (1, 'x')", "handles is a list of numbers, and 'x' is text"),
+        ("pfn AND end", "an operator in it does not take values of these types"),
         ("comm = 'a", "not closed"),
         ("comm ~ '('", "regular expression"),
         ("evidence ~ '('", "regular expression"),
-        ("evidence = comm", "List"),
+        ("evidence = comm", "evidence is a list, and this is no condition on one"),
+        ("evidence BETWEEN 'a' AND 'b'", "evidence is a list"),
+        ("upper(evidence) = 'EXCESS'", "evidence is a list"),
+        ("NOT evidence", "evidence is a list"),
+        ("handles + 1 > 2", "handles is a list"),
+        ("evidence", "evidence is a list"),
+        ("pfn + 1", "its value is a number, neither true nor false"),
         ("pfn = 0x1ffffffffffffffff", "64 bits"),
         ("pfn = " + "9" * 5000, "64 bits"),
         ("pfn = 12abc", "unexpected '12abc'"),
@@ -171,6 +180,77 @@ def test_anything_else_is_refused_in_one_sentence_with_a_hint(where: str, says: 
     assert says in raised.value.message
     assert "\n" not in raised.value.message
     assert raised.value.hint
+
+
+def _refused(where: str, schema: Schema = SCHEMA) -> UsageError:
+    with pytest.raises(UsageError) as raised:
+        Query(where).needs(schema)
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    ("where", "quoted"),
+    [
+        ("comm = bash", True),
+        ("comm IN ('x', bash)", True),
+        ("comm NOT LIKE bash", True),
+        ('comm = "bash"', True),
+        ("bash > 3", False),
+        ("abs(bash) > 3", False),
+    ],
+)
+def test_a_word_where_a_value_belongs_is_offered_quotes(where: str, quoted: bool) -> None:
+    hint = _refused(where).hint or ""
+    assert ("Text goes in single quotes: 'bash'." in hint) == quoted
+    assert f"Columns of pages: {', '.join(SCHEMA.names)}." in hint
+
+
+def test_a_column_that_was_meant_is_named() -> None:
+    assert "Did you mean evidence?" in (_refused("evidnce = 'excess'").hint or "")
+
+
+def test_a_table_that_has_the_column_is_named() -> None:
+    groups = Schema("groups", (Column("owner"), Column("pfn", Kind.PFN)))
+    error = _refused("owner = 'x'")
+    assert isinstance(error, NoColumnError)
+    assert "owner is a column of groups: --table groups." in (error.among([SCHEMA, groups]).hint or "")
+    assert "--table" not in (error.among([SCHEMA]).hint or "")
+
+
+CLOSED = Schema(
+    "pages",
+    (
+        Column("state", values=("held", "released")),
+        Column("evidence", values=("foll_pin", "excess")),
+        Column("comm"),
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        *("state = 'hold'", "state == 'HELD'", "'hold' = state", "state != 'hold'", "state <=> 'hold'"),
+        *("state IN ('held', 'hold')", "state NOT IN ('hold')", "comm = 'x' AND (state = 'hold')"),
+        *("'pin' IN evidence", "'pin' NOT IN evidence", "'pin' IN (evidence)", "evidence = 'pin'"),
+    ],
+)
+def test_what_a_column_never_is_is_not_looked_for(where: str) -> None:
+    error = _refused(where, CLOSED)
+    assert "is never" in error.message
+    assert error.hint in ("Values of state: held, released.", "Values of evidence: foll_pin, excess.")
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        *("state = 'held'", "state LIKE 'h%'", "state IS NULL", "comm = 'hold'", "'held' = state"),
+        *("state IN ('held', 'released') OR comm IN ('hold')", "'excess' IN evidence AND comm = 'x'"),
+        *("state = comm", "(comm = 'hold') AND state = 'held'", "if(comm = 'x', state, 'none') = 'none'"),
+    ],
+)
+def test_what_it_may_be_is(where: str) -> None:
+    Query(where).needs(CLOSED)
 
 
 def test_a_mistake_is_told_before_there_are_rows() -> None:

@@ -7,7 +7,10 @@ import gc
 import io
 import logging
 import re
+import subprocess
+import sys
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ from mmdump_page_pinner import Pinned
 from mmdump_snapshots.kernels import profiles
 from mmdump_snapshots.model.machine import Boot, Machine
 from mmdump_snapshots.writer.image import build
+from tests.conftest import Run
 from tests.shell.conftest import Core
 
 
@@ -240,3 +244,49 @@ def test_a_program_that_is_let_go_of_is_gone(synthetic: Core) -> None:
     del prog
     gc.collect()
     assert kernel() is None
+
+
+@pytest.fixture(params=["drgn", "drgn on stdin", "mmdump shell"])
+def script(request: pytest.FixtureRequest, core: Core, tmp_path: Path) -> Callable[[str], Run]:
+    """Runs a script in a process of its own."""
+
+    def run(text: str) -> Run:
+        words = (
+            ["drgn", "-c", core.path] if request.param.startswith("drgn") else ["mmdump", "shell", core.path]
+        )
+        given = ["-s", core.symbols]
+        if request.param == "drgn":
+            (tmp_path / "script.py").write_text(text)
+            given.append(tmp_path / "script.py")
+        command = [sys.executable, "-m", *map(str, [*words, *given])]
+        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=300)
+        return Run(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+_ASKS = """from drgn.commands import run_command
+def ask():
+    run_command(prog, "mmdump pinned --table none")
+"""
+
+
+def test_a_script_that_does_not_catch_an_error_shows_its_sentences(script: Callable[[str], Run]) -> None:
+    run = script(_ASKS + "ask()\n")
+    assert run.status
+    said = [line for line in run.err.splitlines() if not line.startswith("drgn ")]
+    assert said[0] == "mmdump: pinned has no table 'none'."
+    assert said[1].startswith("Tables: pages, ")
+    assert said[2].startswith('  File "')
+    assert said[2].endswith(", line 3")
+    assert len(said) == 3
+
+
+def test_a_script_can_catch_it_and_its_own_errors_are_pythons(script: Callable[[str], Run]) -> None:
+    caught = "try:\n    ask()\nexcept Exception as error:\n    print(type(error).__mro__)\n"
+    run = script(_ASKS + caught + "{}['mine']\n")
+    assert "CommandArgumentError" in run.out
+    assert "pinned has no table" not in run.err
+    assert "Traceback (most recent call last)" in run.err
+    assert run.err.endswith("KeyError: 'mine'\n")
+    assert "mmdump/cli" not in run.err

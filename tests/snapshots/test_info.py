@@ -29,7 +29,7 @@ def test_the_machine_of_every_profile_is_known_and_its_log_is_absent(name: str) 
     result, facts = told(image)
     assert facts["machine"] == image.target().architecture
     assert facts["CPUs"].endswith("possible")
-    assert facts["memory"].endswith("MiB managed")
+    assert facts["memory"].endswith("iB managed")
     assert "uptime" in facts
     assert not {"panic", "last bug"} & set(facts)
     assert not result.incomplete

@@ -7,6 +7,7 @@ from functools import cache
 
 import pytest
 
+from mmdump.amounts import bytes_text, counted
 from mmdump.kernel import Kernel
 from mmdump.kernel.clock import now_nsec
 from mmdump.plugins import load_plugins
@@ -116,8 +117,9 @@ def test_pages_without_a_chain_of_their_own_are_a_finding_with_their_bytes(story
         assert rows[special]["bytes"] == owners.bytes(handle)
         pages = owners.by_stack[handle].pages
         assert rows[special]["pages"] == pages
-        mib = f"{owners.bytes(handle) / (1 << 20):.1f} MiB"
-        word = "page" if pages == 1 else "pages"
-        assert finding(result, key).startswith(f"{pages} {word} ({mib}) have no call chain of their own")
+        size, have = bytes_text(owners.bytes(handle)), "has" if pages == 1 else "have"
+        assert finding(result, key).startswith(
+            f"{counted(pages, 'page')} ({size}) {have} no call chain of their own"
+        )
     assert owners.bytes(owners.special["early_handle"])
     assert bool(owners.bytes(owners.special["failure_handle"])) == (story == "depot-exhausted")

@@ -61,9 +61,30 @@ def test_files_without_contents_are_known_by_where_things_are(machines: Path, tm
 
 
 def test_one_of_another_kernel_beside_the_dump_is_passed_over(machines: Path, tmp_path: Path) -> None:
-    (tmp_path / "vmcore").symlink_to(machines / "5.4" / "vmcore")
+    (tmp_path / "vmcore").hardlink_to(machines / "5.4" / "vmcore")
     (tmp_path / "vmlinux").symlink_to(machines / "6.12" / "vmlinux")
     with pytest.raises(OpenError, match=r"Not used: .*vmlinux belongs to another kernel: it is of Linux 6"):
         open_target(tmp_path / "vmcore")
     (tmp_path / "vmlinux-5.4.0").symlink_to(machines / "5.4" / "vmlinux")
     assert open_target(tmp_path / "vmcore").debug_info.path.name == "vmlinux-5.4.0"  # type: ignore[union-attr]
+
+
+def test_a_dump_that_is_a_link_has_debug_info_beside_the_link_or_beside_the_file(
+    machines: Path, tmp_path: Path
+) -> None:
+    link = tmp_path / "vmcore"
+    link.symlink_to(machines / "6.12" / "vmcore")
+    with open_target(link) as target:
+        assert target.debug_info is not None
+        assert target.debug_info.path.parent == machines / "6.12"
+        assert target.debug_info.source == "beside the dump"
+    # What lies beside the link comes first, and where that is of another kernel the other is still found.
+    (tmp_path / "vmlinux").symlink_to(machines / "6.12" / "vmlinux")
+    with open_target(link) as target:
+        assert target.debug_info is not None
+        assert target.debug_info.path.parent == tmp_path
+    (tmp_path / "vmlinux").unlink()
+    (tmp_path / "vmlinux").symlink_to(machines / "5.4" / "vmlinux")
+    with open_target(link) as target:
+        assert target.debug_info is not None
+        assert target.debug_info.path.parent == machines / "6.12"
