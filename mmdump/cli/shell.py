@@ -46,9 +46,11 @@ def shell_command(ctx: click.Context, /, quiet: bool, **given: Any) -> None:
 
 
 def _with_helpers(names: dict[str, Any]) -> dict[str, Any]:
+    from drgn.commands import run_command
+
     from mmdump import helpers
 
-    return names | {name: getattr(helpers, name) for name in helpers.__all__}
+    return names | {name: getattr(helpers, name) for name in helpers.__all__} | {"run_command": run_command}
 
 
 def _banner(target: Target) -> str:
@@ -60,6 +62,7 @@ def _banner(target: Target) -> str:
         f"mmdump {__version__}, drgn {drgn.__version__}: {target.name}, {target.describe()}\n"
         "%mmdump --help lists commands, such as %mmdump pinned; help(drgn) is drgn's.\n"
         ">>> from drgn.helpers.common import *; from drgn.helpers.linux import *\n"
+        ">>> from drgn.commands import run_command  # run_command(prog, 'mmdump pinned') returns its tables\n"
         f">>> from mmdump.helpers import {', '.join(helpers.__all__)}"
     )
 

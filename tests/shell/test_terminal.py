@@ -116,6 +116,7 @@ def test_mmdump_shell_says_what_is_open_and_has_its_helpers(core: Core, tmp_path
         assert len(banner.splitlines()) <= 5
         assert shell.says("page_pinner(pfn_to_page(0))") == "False\n"
         assert shell.says("page_owner.__module__") == "'mmdump.helpers'\n"
+        assert shell.says("run_command.__module__") == "'drgn.commands'\n"
         assert shell.says("page_size(pfn_to_page(0))") == "(unsigned long)4096\n"
         # drgn's own commands, and those of other plugins, are there too.
         assert shell.says("%sh echo hello") == "hello\n"
@@ -137,7 +138,7 @@ def test_mmdump_shell_opens_nothing_without_a_dump(mmdump: Mmdump, tmp_path: Pat
         ("1 / 0", 1, "", "ZeroDivisionError"),
         ("def", 1, "", "SyntaxError"),
         ("raise SystemExit(7)", 7, "", ""),
-        ("run_command(prog, 'mmdump pinned -f xml')", 1, "", "there is no format xml"),
+        ("run_command(prog, 'mmdump pinned -f xml')", 2, "", "there is no format xml"),
     ],
 )
 def test_without_a_terminal_standard_input_is_a_script(
@@ -145,7 +146,7 @@ def test_without_a_terminal_standard_input_is_a_script(
 ) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "mmdump", "shell", str(synthetic.path)],
-        input="from drgn.commands import run_command\n" + script + "\n",
+        input=script + "\n",
         capture_output=True,
         check=False,
         text=True,
