@@ -137,7 +137,7 @@ def test_mmdump_shell_opens_nothing_without_a_dump(mmdump: Mmdump, tmp_path: Pat
         ("1 / 0", 1, "", "ZeroDivisionError"),
         ("def", 1, "", "SyntaxError"),
         ("raise SystemExit(7)", 7, "", ""),
-        ("run_command(prog, 'mmdump pinned -f xml')", 1, "", "there is no format xml"),
+        ("run_command(prog, 'mmdump pinned -f xml')", 2, "", "there is no format xml"),
     ],
 )
 def test_without_a_terminal_standard_input_is_a_script(
