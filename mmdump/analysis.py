@@ -54,12 +54,14 @@ class Option:
     :param help: One sentence.
     :param metavar: What its value is called.
     :param optional_value: The value taken when the option is given without one; None demands a value.
+    :param choices: Words that its value (or its list's elements, between commas) may be, for completion.
     """
 
     flag: str
     help: str
     metavar: str | None = None
     optional_value: str | None = None
+    choices: Sequence[str] = ()
 
 
 def option(
@@ -69,13 +71,14 @@ def option(
     default: Any = None,
     metavar: str | None = None,
     optional_value: str | None = None,
+    choices: Sequence[str] = (),
 ) -> Any:
     """Declare a dataclass field of an analysis as a command line option.
 
     The field's type says what it takes: ``bool`` a switch, ``int | None`` or ``str | None`` one value,
     ``tuple[str, ...]`` any number of values.
     """
-    described = Option(flag, help, metavar, optional_value)
+    described = Option(flag, help, metavar, optional_value, tuple(choices))
     return dataclasses.field(default=default, metadata={"option": described})
 
 
@@ -136,8 +139,8 @@ class Analysis:
     #: The table whose rows may be as many as the pages: what :meth:`batch` returns under its name goes to the
     #: renderer at once and is never held whole.
     stream: ClassVar[Schema | None] = None
-    #: Its other tables, as far as their columns are known beforehand: for completion, and to say which table
-    #: has a column that another lacks.
+    #: Its (other) tables, the main one first, as far as their columns are known before: for completion, and
+    #: to say which table has a column that another lacks.
     tables: ClassVar[Sequence[Schema]] = ()
     #: Whether ``mmdump report`` has a section for it.
     in_report: ClassVar[bool] = True
@@ -162,7 +165,7 @@ class Analysis:
 
     @classmethod
     def all_tables(cls) -> tuple[Schema, ...]:
-        """The tables that it is known to have, the streamed one first."""
+        """The tables that it is known to have, the main one first."""
         return (*((cls.stream,) if cls.stream is not None else ()), *cls.tables)
 
     def start(self, kernel: Kernel) -> Any:  # noqa: ARG002

@@ -51,6 +51,17 @@ def test_options_are_completed(completed: Callable[..., list[str]]) -> None:
         (("snapshot", "generate", "idle", "--container", "k"), {"kdump"}),
         (("cat", "vmcore", "/proc/kpage"), {"/proc/kpageflags", "/proc/kpagecount"}),
         (("--disable-plugin", "page_o"), {"page_owner"}),
+        (("pinned", "--table", ""), {"pages", "groups", "stacks", "cma", "timelines"}),
+        (("info", "vmcore", "--table", "z"), {"zones"}),
+        (("check", "--table", ""), {"violations", "checks"}),
+        (("pinned", "--columns", "owner_"), {"owner_pid", "owner_comm"}),
+        (("pinned", "--columns", "pfn,owner_"), {"pfn,owner_pid", "pfn,owner_comm"}),
+        (("pinned", "--table", "groups", "--sort", "fol"), {"folios"}),
+        (("page-owner", "--by", "pid,"), {"pid,comm", "pid,zone"}),
+        (("page-owner", "--kind", "s"), {"slab", "shmem"}),
+        (("page-owner", "--cull", "stack"), {"stacktrace"}),
+        (("report", "--only", "pinned,bu"), {"pinned,buddy"}),
+        (("report", "--skip", "th"), {"thp"}),
     ],
 )
 def test_values_are_completed(

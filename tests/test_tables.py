@@ -44,6 +44,8 @@ def _held_against(vmcore: Path, symbols: Path | None = None) -> int:
     seen = 0
     for analysis, result in _results(vmcore, symbols):
         known = {each.name: each for each in analysis.all_tables()} if analysis is not None else None  # type: ignore[attr-defined]
+        if known is not None:
+            assert next(iter(known)) == result.primary
         for table in result.tables.values():
             if known is not None:
                 assert set(table.schema.names) <= set(known[table.name].names), (result.analysis, table.name)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mmdump.cli.completion import listed
 from mmdump.cli.session import output_options, run, shared_of, target_options
 from mmdump.errors import IncompleteError, MmdumpError
 
@@ -42,7 +43,7 @@ def analysis_command(analysis: type[Analysis]) -> click.Command:
         if not given["vmcore"] and not given["live"] and shared_of(ctx).attached is None:
             given["vmcore"] = _swallowed(analysis, words)
         chosen = analysis(**words)
-        run(ctx, partial(_scan, chosen), tables=analysis.all_tables(), **given)
+        run(ctx, partial(_scan, chosen), known=analysis.all_tables(), **given)
 
     # What its fields are for is told by the options.
     doc = (analysis.__doc__ or analysis.summary).split(":param ", 1)[0].strip()
@@ -57,6 +58,8 @@ def analysis_command(analysis: type[Analysis]) -> click.Command:
             flag |= {"type": int if kind in (int, int | None) else str, "metavar": described.metavar}
         if described.optional_value is not None:
             flag |= {"is_flag": False, "flag_value": described.optional_value}
+        if described.choices:
+            flag["shell_complete"] = listed(described.choices)
         made.params.append(click.Option([described.flag, name], **flag))
     if words_of is not None:
         name, described_words = words_of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,8 +13,9 @@ from mmdump.errors import MmdumpError
 
 if TYPE_CHECKING:
     from mmdump.plugins import Plugins
+    from mmdump.result import Schema
 
-__all__ = ["VARIABLE", "complete", "directories", "files", "words_of_plugins"]
+__all__ = ["VARIABLE", "columns", "complete", "directories", "files", "listed", "tables", "words_of_plugins"]
 
 #: By which click's scripts ask.
 VARIABLE = "_MMDUMP_COMPLETE"
@@ -45,6 +46,60 @@ def words_of_plugins(words: Callable[[Plugins], Iterable[str]]) -> Complete:
         return [CompletionItem(word) for word in found if word.startswith(begun)]
 
     return among
+
+
+def listed(words: Sequence[str] | Callable[[Plugins], Iterable[str]]) -> Complete:
+    """Words of a list that commas separate, the last of which is to be completed."""
+    know = words_of_plugins(words if callable(words) else lambda _plugins: words)
+
+    def among(ctx: click.Context, param: click.Parameter, begun: str) -> list[CompletionItem]:
+        return _last_of_list(begun, lambda last: know(ctx, param, last))
+
+    return among
+
+
+def _last_of_list(begun: str, complete: Callable[[str], list[CompletionItem]]) -> list[CompletionItem]:
+    before, comma, last = begun.rpartition(",")
+    there = before.split(",")
+    return [CompletionItem(before + comma + each.value) for each in complete(last) if each.value not in there]
+
+
+def tables(ctx: click.Context, _param: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Names of the tables that the command has."""
+    return [CompletionItem(name) for name in _schemas(ctx) if name.startswith(begun)]
+
+
+def columns(ctx: click.Context, _param: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Names of columns of the table that is asked about, separated by commas."""
+    schemas = _schemas(ctx)
+    table = ctx.params.get("table") or next(iter(schemas), None)
+    names = schemas[table].names if table in schemas else ()
+    return _last_of_list(
+        begun, lambda last: [CompletionItem(name) for name in names if name.startswith(last)]
+    )
+
+
+def _schemas(ctx: click.Context) -> dict[str, Schema]:
+    """The tables that the command is known to have, the main one first; none where nobody can be asked."""
+    from mmdump.cli.session import shared_of
+
+    try:
+        analysis = shared_of(ctx).plugins.analyses().get(ctx.info_name or "")
+    except MmdumpError:
+        return {}
+    if analysis is not None:
+        found = analysis.all_tables()
+    elif ctx.info_name == "info":
+        from mmdump import info
+
+        found = (info.FACTS, info.COVERAGE, info.ZONES, info.CLIENTS, info.ANALYSES, info.VMCOREINFO)
+    elif ctx.info_name == "check":
+        from mmdump.checking import CHECKS, VIOLATIONS
+
+        found = (VIOLATIONS, CHECKS)
+    else:
+        found = ()
+    return {each.name: each for each in found}
 
 
 def complete(cli: click.Command, **settings: Any) -> int | None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmdump.cli.completion import files, words_of_plugins
+from mmdump.cli.completion import files, listed, words_of_plugins
 from mmdump.cli.session import opened, progress_bar, shared_of, target_options
 from mmdump.errors import ExitStatus
+
+if TYPE_CHECKING:
+    from mmdump.plugins import Plugins
 
 __all__ = ["report_command"]
 
@@ -19,6 +22,10 @@ def _formats() -> list[str]:
     from mmdump.render.report import REPORT_FORMATS
 
     return list(REPORT_FORMATS)
+
+
+def _sections(plugins: Plugins) -> list[str]:
+    return ["info", *(name for name, each in plugins.analyses().items() if each.in_report), "check"]
 
 
 @click.command("report", short_help="a document to attach to the bug")
@@ -39,8 +46,16 @@ def _formats() -> list[str]:
     help="html, md, txt or json; txt without -o and -f.",
 )
 @click.option("--force", is_flag=True, help="Replace the output file if it exists.")
-@click.option("--only", multiple=True, metavar="NAMES", help="Only these sections, separated by commas.")
-@click.option("--skip", multiple=True, metavar="NAMES", help="Not these sections.")
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="NAMES",
+    shell_complete=listed(_sections),
+    help="Only these sections, separated by commas.",
+)
+@click.option(
+    "--skip", multiple=True, metavar="NAMES", shell_complete=listed(_sections), help="Not these sections."
+)
 @click.option(
     "--time-limit",
     type=click.FloatRange(min=0, min_open=True),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mmdump.cli.attached import Attached
-from mmdump.cli.completion import files, words_of_plugins
+from mmdump.cli.completion import columns, files, tables, words_of_plugins
 from mmdump.errors import ExitStatus, IncompleteError, UsageError
 
 if TYPE_CHECKING:
@@ -114,14 +114,21 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--limit", type=click.IntRange(min=0), metavar="N", help="Show at most N rows; 0 is all."
         ),
-        click.option("--columns", metavar="NAMES", help="Columns to show, separated by commas."),
-        click.option("--sort", metavar="NAMES", help="Sort by these columns; -NAME is descending."),
+        click.option(
+            "--columns", metavar="NAMES", shell_complete=columns, help="Columns to show, separated by commas."
+        ),
+        click.option(
+            "--sort",
+            metavar="NAMES",
+            shell_complete=columns,
+            help="Sort by these columns; -NAME is descending.",
+        ),
         click.option(
             "--where",
             metavar="EXPR",
             help='Only rows for which this SQL condition holds, such as "order >= 9 AND pfn < 0x1be00".',
         ),
-        click.option("--table", metavar="NAME", help="Only this table."),
+        click.option("--table", metavar="NAME", shell_complete=tables, help="Only this table."),
         click.option(
             "--weight",
             metavar="NAME",
@@ -158,18 +165,18 @@ def run(
     force_symbols: bool,
     quiet: bool,
     bare: bool = False,
-    tables: Sequence[Schema] = (),
+    known: Sequence[Schema] = (),
     **output: Any,
 ) -> None:
     """Open the target, analyse it, and write the result.
 
     :param bare: Whether a target without debug info will do.
-    :param tables: Of the result, as far as they are known before there is one.
+    :param known: Tables of the result, as far as they are known before there is one.
     """
     shared = shared_of(ctx)
-    known = list(tables)
+    schemas = list(known)
     with (
-        _columns_elsewhere(known),
+        _columns_elsewhere(schemas),
         rendering(shared, **output) as renderer,  # first: it refuses bad options before anything is read
         opened(shared, vmcore, symbols=symbols, live=live, force_symbols=force_symbols, bare=bare) as kernel,
     ):
@@ -178,7 +185,7 @@ def run(
         keeper = None if shared.attached is None else _keeper(renderer)
         with progress_bar(quiet or (rows_pass and sys.stdout.isatty())) as progress:
             result = analyse(kernel, shared.plugins, keeper or renderer, progress)
-        known += [each.schema for each in result.tables.values()]
+        schemas += [each.schema for each in result.tables.values()]
         renderer.finish(result)
     if shared.attached is not None and keeper is not None:
         shared.attached.result = keeper.kept(result)
@@ -191,14 +198,14 @@ def run(
 
 
 @contextlib.contextmanager
-def _columns_elsewhere(tables: Sequence[Schema]) -> Iterator[None]:
+def _columns_elsewhere(schemas: Sequence[Schema]) -> Iterator[None]:
     """Where a column is missing, say which of these tables has it."""
     from mmdump.render import NoColumnError
 
     try:
         yield
     except NoColumnError as error:
-        raise error.among(tables) from None
+        raise error.among(schemas) from None
 
 
 @contextlib.contextmanager

@@ -42,7 +42,7 @@ class Buddy(Analysis):
     name = "buddy"
     summary = "free memory: lists, watermarks, fragmentation"
     report_rank = 55
-    tables = (ZONES, ORDERS, FREE, PCP, FAILURES, WANT)
+    tables = (FREE, ZONES, ORDERS, PCP, FAILURES, WANT)
     page_ext = (DEBUG_GUARDPAGE.name,)
 
     want: int | None = option(

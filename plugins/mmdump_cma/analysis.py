@@ -55,7 +55,7 @@ class Cma(Analysis):
     name = "cma"
     summary = "CMA areas: what is in them, and what stands in the way of an allocation"
     report_rank = 30
-    tables = (AREAS, RANGES, BLOCKERS)
+    tables = (RANGES, AREAS, BLOCKERS)
     page_ext = tuple(client.name for client in CLIENTS)
 
     def why_not(self, kernel: Kernel) -> str | None:

@@ -22,7 +22,7 @@ from mmdump_page_owner.findings import broken_depot, garbage_records, unattribut
 from mmdump_page_owner.frames import Frames
 from mmdump_page_owner.groups import ANY_GROUPS, fold_sums, group_table, name_sums, sum_rows
 from mmdump_page_owner.keys import KEYS, STACKTRACE, parse_keys
-from mmdump_page_owner.kinds import KINDS
+from mmdump_page_owner.kinds import KIND_ALIASES, KINDS
 from mmdump_page_owner.leaks import (
     SUSPECTS,
     age_rows,
@@ -70,9 +70,11 @@ class PageOwner(Analysis):
 
     cull: tuple[str, ...] = option(
         "--cull", "group by page_owner_sort's keys: pid, tgid, name, stacktrace, allocator", default=(),
-        metavar="KEYS",
+        metavar="KEYS", choices=("pid", "tgid", "name", "stacktrace", "allocator"),
     )  # fmt: skip
-    by: tuple[str, ...] = option("--by", f"group by: {', '.join(KEYS)}", default=(), metavar="KEYS")
+    by: tuple[str, ...] = option(
+        "--by", f"group by: {', '.join(KEYS)}", default=(), metavar="KEYS", choices=tuple(KEYS)
+    )
     free: bool = option("--free", "pages that lie free, by the call chain that freed them", default=False)
     pid: tuple[str, ...] = option(
         "--pid", "only pages that tasks of these PIDs allocated (with --free: freed)", default=(),
@@ -93,8 +95,9 @@ class PageOwner(Analysis):
         metavar="NAMES",
     )  # fmt: skip
     kind: tuple[str, ...] = option(
-        "--kind", f"only pages used for: {', '.join(KINDS)}, page-cache, user", default=(), metavar="KINDS"
-    )
+        "--kind", f"only pages used for: {', '.join(KINDS)}, page-cache, user", default=(), metavar="KINDS",
+        choices=(*KINDS, *KIND_ALIASES),
+    )  # fmt: skip
     zone: tuple[str, ...] = option("--zone", "only pages in these zones", default=(), metavar="ZONES")
     node: tuple[str, ...] = option("--node", "only pages on these NUMA nodes", default=(), metavar="NODES")
     cma: str | None = option(

@@ -44,7 +44,7 @@ class Reported(Analysis):
     name = "reported"
     summary = "free memory reported to the hypervisor, and why other is not"
     report_rank = 70
-    tables = (ZONES, BLOCKS, DEVICE)
+    tables = (BLOCKS, ZONES, DEVICE)
     needs = (Need(has_page_reporting),)
 
     def start(self, kernel: Kernel) -> ListHeads:
