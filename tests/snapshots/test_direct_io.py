@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cache
 
 import polars as pl
@@ -15,6 +16,8 @@ from mmdump_snapshots.kernels import profile
 from mmdump_snapshots.model.direct_io import BIO_MAX_VECS, DirectIo, Disk
 from mmdump_snapshots.model.machine import Machine
 from mmdump_snapshots.model.mm import Mm
+from mmdump_snapshots.model.truth import Truth
+from mmdump_snapshots.scenarios import SCENARIOS
 from mmdump_snapshots.writer.image import build
 from tests.snapshots.machines import PROFILES
 
@@ -131,6 +134,30 @@ def test_a_bio_that_completed_holds_nothing(name: str) -> None:
     balance = result.tables["balance"].frame
     let_go = balance.filter(pl.col("pfn").is_in(machine.pages[:12]))
     assert let_go["found"].sum() == let_go["found_pins"].sum() == 0
+    assert balance["missing"].sum() == balance["surplus"].sum() == 0
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_of_a_failed_contiguous_allocation_every_reference_has_the_holder_that_it_has(name: str) -> None:
+    [story] = [each for each in SCENARIOS if each.name == "cma-failure"]
+    kernel = profile(name)
+    machine = story.play(kernel)
+    opened = Kernel(
+        build(machine, kernel, kaslr=7).target(), plugins().page_ext_clients(), plugins().recognisers
+    )
+    result = run_one(opened, plugins().analyses()["pinned"](holders=True))
+    frame = result.tables["holders"].frame.filter(
+        (pl.col("state") == "live") & pl.col("counted").is_in(["reference", "pin"])
+    )
+    told = frame.select("pfn", "kind", "pid", "comm", "counted", "references").unique().sort("pfn").rows()
+    truth = Truth.of(machine).holders
+    assert told == [
+        (each.pfn, each.kind, each.pid, each.comm[:15], each.counted, each.count) for each in truth
+    ]
+    assert Counter(each.kind for each in truth) == {"bio": 12, "pipe": 4}
+    assert set(frame.filter(pl.col("kind") == "bio")["name"]) == {"vda"}
+    balance = result.tables["balance"].frame
+    assert len(balance) == 16
     assert balance["missing"].sum() == balance["surplus"].sum() == 0
 
 
