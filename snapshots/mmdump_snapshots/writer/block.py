@@ -16,12 +16,18 @@ __all__ = ["write_direct_io"]
 
 #: S_IFBLK, and who may read and write.
 _MODE = 0o060660
-#: FMODE_READ | FMODE_WRITE, O_RDWR | O_DIRECT (of x86-64), IOCB_DIRECT | IOCB_WRITE.
-_FMODE, _O_DIRECT, _KIOCB_FLAGS = 3, 0o40002, 1 << 17 | 1 << 6
+#: FMODE_READ | FMODE_WRITE; O_RDWR.
+_FMODE, _O_RDWR = 3, 2
+#: O_DIRECT.
+_O_DIRECT = {"x86_64": 0o40000, "aarch64": 0o200000}
+#: IOCB_DIRECT | IOCB_WRITE: since 5.10, and before.
+_DIRECT_WRITE, _DIRECT_WRITE_BEFORE = 1 << 17 | 1 << 18, 1 << 2 | 1 << 6
 #: REQ_OP_WRITE; REQ_SYNC and REQ_IDLE, as dio_bio_write_op() adds them.
 _OPF = 1 | 1 << 11 | 1 << 15
 #: DIO_IS_SYNC (5.16).
 _IS_SYNC = 2
+#: BVEC_POOL_OFFSET, and the vectors in arrays of each pool (both up to 5.11).
+_POOL_OFFSET, _POOLS = 13, (1, 4, 16, 64, 128, 256)
 #: MINORBITS.
 _MINORBITS = 20
 
@@ -59,11 +65,12 @@ def _write(arena: Arena, state: DirectIoState, device: int, whose: int) -> None:
     first, *others = state.bios
     dio = Struct(arena.profile, "struct blkdev_dio", arena.addresses.direct(first.address))
     assert dio.offset("bio") == first.front
-    dio.set("iocb", whose)
+    # Who waits is woken by taking its address away.
+    dio.set("iocb", whose if state.kiocb or not state.done else 0)
     page, pages = arena.profile.page_size, sum(pages for bio in state.bios for _, pages in bio.vectors)
     dio.set("size", page * pages)
-    # Every bio counts, and is gone from there when it is done.
-    dio.set("ref.counter", 0 if state.single else len(state.bios) * (not state.done))
+    # Where there are several, each counts until it is done.
+    dio.set("ref.counter", len(state.bios) if others and not state.done else 0)
     if not dio.maybe("flags", 0 if state.kiocb else _IS_SYNC):
         dio.set("multi_bio", len(state.bios) > 1)
         dio.set("is_sync", not state.kiocb)
@@ -105,9 +112,11 @@ def _fill(arena: Arena, state: DirectIoState, bio: Struct, what: BioState, devic
         flags |= 1 << arena.profile.types.constant("BIO_PAGE_PINNED")
     # The first of several is held until all are done; up to 5.15 that of one alone was as well.
     first = what is state.bios[0]
-    held = first and not state.single and (len(state.bios) > 1 or not bio.maybe("bi_cookie", 0))
+    held = first and (len(state.bios) > 1 or arena.profile.version < (5, 16))
     if held:
         flags |= 1 << arena.profile.types.constant("BIO_REFFED")
+    if what.array and arena.profile.version < (5, 12):
+        flags |= (_POOLS.index(what.room) + 1) << _POOL_OFFSET
     bio.set("bi_flags", flags)
     bio.set("__bi_remaining.counter", 1)
     bio.set("__bi_cnt.counter", 1 + held)
@@ -130,7 +139,8 @@ def _kiocb(arena: Arena, state: DirectIoState, file: int) -> int:
     request.set("rw.ki_filp", file)
     request.set("rw.ki_pos", state.bios[0].sector << 9)
     request.set("rw.ki_complete", arena.addresses.kernel(arena.vmlinux.symbols["aio_complete_rw"].address))
-    request.set("rw.ki_flags", _KIOCB_FLAGS)
+    flags = _DIRECT_WRITE if arena.profile.version >= (5, 10) else _DIRECT_WRITE_BEFORE
+    request.set("rw.ki_flags", flags)
     arena.finish(request)
     return request.at("rw")
 
@@ -160,9 +170,9 @@ def _disk(arena: Arena, state: DiskState) -> tuple[int, int]:
         whole.set("bd_disk", disk.address)
         whole.set("bd_dev", number)
         whole.first(("bd_openers.counter", "bd_openers"), 1)
-        whole.first(
-            ("bd_mapping", "bd_inode"), inode.at("i_data") if whole.maybe("bd_mapping", 0) else inode.address
-        )
+        if not whole.maybe("bd_mapping", inode.at("i_data")):
+            # Up to 6.9.
+            whole.set("bd_inode", inode.address)
         device = arena.finish(whole)
         disk.set("part0", device)
     arena.finish(disk)
@@ -176,6 +186,6 @@ def _file(arena: Arena, inode: int) -> int:
     file.maybe("f_mapping", inode + arena.profile.types.member("struct inode", "i_data").offset)
     file.set("f_op", arena.address("def_blk_fops"))
     file.set("f_mode", _FMODE)
-    file.set("f_flags", _O_DIRECT)
+    file.set("f_flags", _O_RDWR | _O_DIRECT[arena.profile.arch])
     file.maybe("f_count.counter", 1)
     return arena.finish(file)
