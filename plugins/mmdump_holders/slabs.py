@@ -103,7 +103,8 @@ class Slabs:
         if pointer.value_() not in self._caches:
             self._caches[pointer.value_()] = self._read_cache(pointer)
         cache = self._caches[pointer.value_()]
-        if has_member(slab.type_.type, "s_mem"):
+        # Up to 5.16 struct page has s_mem whatever the allocator; only SLAB's caches count their objects.
+        if has_member(pointer.type_.type, "num"):
             return self._read_slab_allocator(slab, cache)
         objects = int(slab.objects.value_())
         if not 0 < cache.size <= _MAX_SLAB or not 0 < objects * cache.size <= _MAX_SLAB:

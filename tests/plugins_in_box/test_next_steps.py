@@ -58,7 +58,8 @@ def test_where_no_holder_was_found_the_next_place_to_look_is_named(
 
 
 def test_a_condition_that_a_finding_names_selects_its_rows() -> None:
-    result = pinned("6.12", holders=True)
+    # A codec's driver has pages of it in an array of its own, which is in no memory.
+    result = run_one(machine("cma-shared"), Pinned(holders=True))
     [finding] = [each for each in result.findings if each.key == "holder-missing"]
     frame = result.tables["balance"].frame.filter(pl.col("missing") > 0)
     assert finding.message.startswith(f"{len(frame)} folios have references")

@@ -23,6 +23,7 @@ _COMMON = frozenset(
     f"CONFIG_{name}"
     for name in (
         *("64BIT", "SMP", "MMU", "NUMA", "SWAP", "SHMEM", "MEMCG", "IOMMU_SUPPORT", "JUMP_LABEL"),
+        "BLK_CGROUP",
         *("VM_EVENT_COUNTERS", "SLUB_DEBUG", "SLUB_CPU_PARTIAL", "STACKPROTECTOR", "ZONE_DMA", "ZONE_DMA32"),
         *("MODULES", "PERF_EVENTS", "STACKTRACE", "TRACING"),
         *("BSD_PROCESS_ACCT", "DEBUG_STACK_USAGE", "FS_POSIX_ACL", "SECURITY"),
@@ -36,6 +37,7 @@ _COMMON = frozenset(
 #: Options by the release that has them: they are on from there.
 _SINCE = {
     "CONFIG_READ_ONLY_THP_FOR_FS": (5, 4),
+    "CONFIG_BLK_CGROUP_IOCOST": (5, 4),
     "CONFIG_PAGE_REPORTING": (5, 7),
     "CONFIG_CMA_SYSFS": (5, 13),
     "CONFIG_PAGE_TABLE_CHECK": (5, 17),

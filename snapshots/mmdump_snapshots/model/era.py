@@ -234,6 +234,11 @@ class Era:
     # free page reporting, isolation
 
     @property
+    def direct_io_pins(self) -> bool:
+        """Whether direct I/O pins its pages (6.5); before, it got plain references to them."""
+        return self.version >= (6, 5)
+
+    @property
     def page_reporting(self) -> bool:
         """Free page reporting exists (5.7)."""
         return self.version >= (5, 7)

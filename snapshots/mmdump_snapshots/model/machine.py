@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .cma import CmaArea
+    from .direct_io import DirectIo
     from .era import Era
     from .pipe import Pipe
 
@@ -95,6 +96,7 @@ class Machine:
     :ivar cpu: The CPU that :attr:`current` runs on.
     :ivar tasks: All tasks.
     :ivar pipes: All pipes.
+    :ivar direct_io: Direct I/O, that in flight and that which completed.
     :ivar current: The running task.
     :ivar comms: Names of tasks that page_owner refers to; the first is empty.
     :ivar migratetype: :class:`Migratetype` of each pageblock (index ``pfn >> era.pageblock_order``), uint8.
@@ -125,6 +127,7 @@ class Machine:
         self.comms = [""]
         self.tasks: list[Task] = []
         self.pipes: list[Pipe] = []
+        self.direct_io: list[DirectIo] = []
         self.current = self.new_task("swapper/0", pid=0)
         #: The task that runs what is queued.
         self.kworker = self.current

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .alloc_tags import TagTruth
 from .truth_free import FreeTruth, free_truth
+from .truth_holders import PageHolder, page_holders
 from .truth_mapcount import FolioMappings, folio_mappings
 from .truth_owner import OwnerTruth, owner_truth
 from .truth_pinned import PinnedPage, pinned_pages
@@ -49,6 +50,11 @@ class Truth:
         return pinned_pages(self.machine)
 
     @cached_property
+    def holders(self) -> list[PageHolder]:
+        """What holds which page, where that is in memory."""
+        return page_holders(self.machine)
+
+    @cached_property
     def folios(self) -> dict[int, FolioMappings]:
         """Mappings of every large folio, by its head."""
         return folio_mappings(self.machine)
@@ -69,6 +75,7 @@ class Truth:
                 {**asdict(page), "kind": page.kind.name.lower(), "evidence": list(page.evidence)}
                 for page in self.pinned
             ],
+            "holders": [asdict(each) for each in self.holders],
             "call_chains": [asdict(each) | {"frames": list(each.frames)} for each in chains],
             "held_call_chains": {str(handle): list(owners.stacks[handle]) for handle in sorted(held)},
             "special_handles": owners.special,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..model.cma import cma_alloc
+from ..model.direct_io import DirectIo, Disk
 from ..model.mm import Mm
 from ..model.pagecache import PageCache
 from ..model.pipe import Driver, Pipe
@@ -70,6 +71,8 @@ def _ask(machine: Machine) -> tuple[str, ...]:
 def cma_failure(machine: Machine) -> None:
     """One process writes to disk from pages of the area; another has left pages in a pipe. Both hold on.
 
+    The disk does not answer: the write is direct I/O by ``io_submit()``, and does not come to its end.
+
     A third has let go since: its pages were in the way, and are marked, but would move now.
     """
     area = machine.cma[0]
@@ -82,7 +85,7 @@ def cma_failure(machine: Machine) -> None:
         machine.task("tar", pid=1377),
     )
     camera = machine.task("camera-hal", pid=1742)
-    probe, driver, pipe = Driver(machine), Driver(machine), Pipe(machine, archiver)
+    probe, pipe = Driver(machine), Pipe(machine, archiver)
     ask = _ask(machine)
 
     with machine.running(prober, "pin_user_pages_fast", "dev_ethtool", *syscall(machine, "ioctl")):
@@ -91,11 +94,11 @@ def cma_failure(machine: Machine) -> None:
     with machine.running(camera, *ask):
         cma_alloc(machine, area, area.count)
     machine.clock.advance(7.0)
-    with machine.running(
-        database, "bio_iov_iter_get_pages", "__blkdev_direct_IO", *syscall(machine, "pwritev")
-    ):
+    submit = named(machine, (5, 16), "__blkdev_direct_IO_async", "__blkdev_direct_IO")
+    path = ("bio_iov_iter_get_pages", submit, "blkdev_write_iter", "aio_write", "io_submit_one")
+    with machine.running(database, *path, *syscall(machine, "io_submit")):
         vma, slots = pages_in(machine, area, Mm(machine, database), 600)
-        driver.pin_user_pages(vma.mapped(slot) for slot in slots[::50])
+        DirectIo(machine, database, Disk(), [vma.mapped(slot) for slot in slots[::50]], sector=1 << 21)
     machine.clock.advance(7.0)
     taken = named(machine, (6, 0), "iov_iter_get_pages2", "iov_iter_get_pages")
     with machine.running(archiver, taken, "vmsplice_to_pipe", *syscall(machine, "vmsplice")):

@@ -1,7 +1,8 @@
-"""Open files of processes: the pipes that they have, by descriptor (fs/file.c, fs/pipe.c)."""
+"""Open files of processes, by descriptor, the pipes among them (fs/file.c, fs/pipe.c)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mmdump_snapshots.writer.arena import Struct
@@ -20,9 +21,10 @@ _MODE = 0o010600
 _READ, _WRITE = 1, 2
 
 
-def write_files(arena: Arena, state: State) -> dict[int, int]:
-    """Write the pipes that processes have open: two descriptors each, the reading end first.
+def write_files(arena: Arena, state: State, others: Mapping[int, list[int]]) -> dict[int, int]:
+    """Write what processes have open: of a pipe two descriptors, the reading end first.
 
+    :param others: Addresses of files that are no pipes, by PID: their descriptors come first.
     :return: The address of the ``struct files_struct`` of each process that has one, by PID.
     """
     if not arena.has("pipefifo_fops"):
@@ -32,9 +34,9 @@ def write_files(arena: Arena, state: State) -> dict[int, int]:
         pipes.setdefault(pipe.pid, []).append(pipe)
     number = 0
     tables = {}
-    for pid, own in pipes.items():
-        files = []
-        for pipe in own:
+    for pid in [*pipes, *(pid for pid in others if pid not in pipes)]:
+        files = list(others.get(pid, ()))
+        for pipe in pipes.get(pid, ()):
             number += 1
             inode = _inode(arena, pipe, number)
             files += [_file(arena, inode, mode, _pipe_of(inode)) for mode in (_READ, _WRITE)]

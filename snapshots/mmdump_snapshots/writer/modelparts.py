@@ -6,18 +6,59 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from mmdump_snapshots.model.android_pinner import AndroidPinner
-from mmdump_snapshots.model.pages import PageFlag
+from mmdump_snapshots.model.pages import PageFlag, PageType
 from mmdump_snapshots.model.zone import Migratetype
+from mmdump_snapshots.writer.blockstate import BioState, DirectIoState, DiskState
 from mmdump_snapshots.writer.pinnerstate import CapturedState, PinnerState, RingState
-from mmdump_snapshots.writer.state import DepotState, Record
+from mmdump_snapshots.writer.state import DepotState, PipeState, Record
 from mmdump_snapshots.writer.tagstate import SlabState
 from mmdump_snapshots.writer.tracestate import TraceEvent, TraceState
 
 if TYPE_CHECKING:
     from mmdump_snapshots.model.android_pinner import Ring
+    from mmdump_snapshots.model.direct_io import DirectIo
     from mmdump_snapshots.model.machine import Machine
 
-__all__ = ["depot_state", "pinner_state", "slab_states", "trace_state"]
+__all__ = ["depot_state", "direct_io_states", "pinner_state", "pipe_states", "slab_states", "trace_state"]
+
+
+def pipe_states(machine: Machine) -> list[PipeState]:
+    """The pipes that processes have open."""
+    return [
+        PipeState(pipe.task.tgid, pipe.address, tuple(pipe.slots), pipe.tail, len(pipe.buffers))
+        for pipe in machine.pipes
+        if pipe.task is not None
+    ]
+
+
+def direct_io_states(machine: Machine) -> list[DirectIoState]:
+    """Direct I/O in flight; and what completed, while its memory was not taken for something else."""
+    return [
+        DirectIoState(
+            each.task.tgid if each.kiocb else each.task.pid,
+            DiskState(each.disk.name, each.disk.major, each.disk.minor),
+            [
+                BioState(bio.address, bio.front, bio.array, bio.room, bio.sector, tuple(bio.vectors))
+                for bio in each.bios
+            ],
+            each.kiocb,
+            each.single,
+            machine.era.direct_io_pins,
+            each.done,
+        )
+        for each in machine.direct_io
+        if not each.done or _left(machine, each)
+    ]
+
+
+def _left(machine: Machine, write: DirectIo) -> bool:
+    """Whether all that a write had is free in slabs still."""
+    shift, pages = machine.era.page_shift, machine.pages
+    places = [place for bio in write.bios for place in (bio.address, bio.array) if place]
+    return all(
+        place not in machine.objects.live and pages.type[pages.head(place >> shift)] == PageType.SLAB
+        for place in [*places, *([write.kiocb] if write.kiocb else [])]
+    )
 
 
 def slab_states(machine: Machine) -> list[SlabState]:

@@ -14,7 +14,14 @@ from mmdump_snapshots.model.pages import ExtFlag, PageFlag, PageType
 from mmdump_snapshots.model.zone import ZONE_NAMES, Migratetype
 from mmdump_snapshots.writer.gfp import translated
 from mmdump_snapshots.writer.modelfolios import folio_states
-from mmdump_snapshots.writer.modelparts import depot_state, pinner_state, slab_states, trace_state
+from mmdump_snapshots.writer.modelparts import (
+    depot_state,
+    direct_io_states,
+    pinner_state,
+    pipe_states,
+    slab_states,
+    trace_state,
+)
 from mmdump_snapshots.writer.state import (
     LRU_LISTS,
     MIGRATETYPES,
@@ -26,7 +33,6 @@ from mmdump_snapshots.writer.state import (
     PageColumns,
     PageExtState,
     PinnerState,
-    PipeState,
     ReportingState,
     State,
     TaskState,
@@ -85,11 +91,8 @@ class ModelState(State):
         self.zone_names = tuple(dict.fromkeys(zone.name for zone in machine.zones))
         self.nodes = [self._node(node) for node in machine.nodes]
         self.tasks = [TaskState(task.comm, task.pid, task.tgid) for task in machine.tasks]
-        self.pipes = [
-            PipeState(pipe.task.tgid, pipe.address, tuple(pipe.slots), pipe.tail, len(pipe.buffers))
-            for pipe in machine.pipes
-            if pipe.task is not None
-        ]
+        self.pipes = pipe_states(machine)
+        self.direct_io = direct_io_states(machine)
         boot = machine.boot
         tags = machine.alloc_tags
         if tags is not None:

@@ -23,22 +23,22 @@ _OBJEXTS = 1
 def write_slabs(arena: Arena, state: State, pages: PageWriter, tags: NDArray[np.uint64]) -> None:
     """Write the caches and what slabs are, in place of what their pages would have there.
 
-    That is for kernels whose slabs know who allocated their objects (6.10); others have no caches here.
-
     :param tags: Address of the tag that each reference of the state means.
     """
     types = arena.profile.types
-    if arena.has("slab_caches"):
-        arena.words("slab_caches", [arena.address("slab_caches")] * 2)
-    if "struct slab" not in types or not state.slabs:
+    arena.words("slab_caches", [arena.address("slab_caches")] * 2)
+    if not state.slabs:
         return
     caches = _caches(arena, state.slabs)
+    # Slabs are a type of their own since 5.17.
+    kind = "struct slab" if "struct slab" in types else "struct page"
     for slab in state.slabs:
-        struct = arena.struct("struct slab")
+        struct = arena.struct(kind)
         struct.set("slab_cache", caches[slab.cache, slab.size])
+        struct.set("freelist", _freelist(arena, slab))
         struct.set("inuse", len(slab.used))
         struct.set("objects", slab.objects)
-        members = ["slab_cache", "counters"]
+        members = ["slab_cache", "freelist", "counters"]
         if state.tags is not None:
             struct.set("obj_exts", _vector(arena, slab, tags) | _OBJEXTS)
             struct.maybe("stride", types.sizeof("struct slabobj_ext"))
@@ -48,6 +48,23 @@ def write_slabs(arena: Arena, state: State, pages: PageWriter, tags: NDArray[np.
             at = struct.offset(name)
             words.append((at, bytes(struct.data[at : at + 8])))
         pages.overlays[slab.pfn] = words
+
+
+def _freelist(arena: Arena, slab: SlabState) -> int:
+    """Each free object leads to the next. :return: The address of the first; 0 where none is free."""
+    used, offset = set(slab.used), _free_pointer(arena, slab.size)
+    following = 0
+    for index in range(slab.objects - 1, -1, -1):
+        if index not in used:
+            at = slab.pfn * arena.profile.page_size + index * slab.size
+            arena.memory.write(at + offset, following.to_bytes(8, "little"))
+            following = arena.addresses.direct(at)
+    return following
+
+
+def _free_pointer(arena: Arena, size: int) -> int:
+    """Where in a free object the address of the next stands: in its middle since 5.7."""
+    return size // 2 & ~7 if arena.profile.version >= (5, 7) else 0
 
 
 def _vector(arena: Arena, slab: SlabState, tags: NDArray[np.uint64]) -> int:
@@ -69,6 +86,7 @@ def _caches(arena: Arena, slabs: Sequence[SlabState]) -> dict[tuple[str, int], i
         cache.set("name", arena.string(slab.cache))
         for member in ("size", "object_size", "inuse"):
             cache.set(member, slab.size)
+        cache.set("offset", _free_pointer(arena, slab.size))
         cache.set("align", 8)
         cache.set("refcount", 1)
         cache.set("oo.x", slab.objects)

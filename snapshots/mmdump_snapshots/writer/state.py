@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from mmdump_snapshots.writer.blockstate import BioState, DirectIoState, DiskState
 from mmdump_snapshots.writer.pinnerstate import CapturedState, PinnerState, RingState
 from mmdump_snapshots.writer.tagstate import SlabState, TagState
 from mmdump_snapshots.writer.tracestate import TraceState
@@ -24,9 +25,12 @@ __all__ = [
     "FOLIO_FIELDS",
     "LRU_LISTS",
     "MIGRATETYPES",
+    "BioState",
     "CapturedState",
     "CmaState",
     "DepotState",
+    "DirectIoState",
+    "DiskState",
     "Folios",
     "NodeState",
     "OwnerColumns",
@@ -338,6 +342,7 @@ class State(ABC):
     :ivar trace: What ftrace has recorded; None where it was never used, or the source does not know.
     :ivar clock: ``local_clock()``, ns; 0 where the source does not know it.
     :ivar pipes: Pipes that processes have open.
+    :ivar direct_io: Direct I/O to block devices.
     """
 
     release: str | None = None
@@ -364,6 +369,7 @@ class State(ABC):
     trace: TraceState | None = None
     clock: int = 0
     pipes: Sequence[PipeState] = ()
+    direct_io: Sequence[DirectIoState] = ()
 
     @property
     def end_pfn(self) -> int:

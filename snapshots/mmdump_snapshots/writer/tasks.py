@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from mmdump_snapshots.writer.block import write_direct_io
 from mmdump_snapshots.writer.files import write_files
 from mmdump_snapshots.writer.state import State, TaskState
 
@@ -28,7 +29,8 @@ def write_tasks(arena: Arena, state: State, percpu: PerCpu) -> None:
         if task.pid:
             struct = arena.struct("struct task_struct")
             everyone.append((struct, task))
-    files = write_files(arena, state)
+    devices = write_direct_io(arena, state, {task.pid: struct.address for struct, task in everyone})
+    files = write_files(arena, state, devices)
     leaders = {task.pid: struct for struct, task in everyone if task.pid == task.tgid}
     _list_of_leaders(list(leaders.values()))
     pids: dict[int, int] = {}

@@ -104,14 +104,36 @@ struct kmem_cache {
 #endif
 };
 
-#if KERNEL >= 6.10
-/* 5.17; here from the release on whose slabs know who allocated their objects. */
+#if KERNEL >= 5.17
+/* Part of struct page before. */
 struct slab {
 #if KERNEL >= 6.18
 	PAGE_FLAGS_T flags;
 #else
 	unsigned long __page_flags;
 #endif
+#if KERNEL < 6.2
+	union {
+		struct list_head slab_list;
+		struct callback_head callback_head;
+#ifdef CONFIG_SLUB_CPU_PARTIAL
+		struct {
+			struct slab *next;
+			int slabs;
+		};
+#endif
+	};
+	struct kmem_cache *slab_cache;
+	void *freelist;
+	union {
+		unsigned long counters;
+		struct {
+			unsigned inuse : 16;
+			unsigned objects : 15;
+			unsigned frozen : 1;
+		};
+	};
+#else
 	struct kmem_cache *slab_cache;
 	union {
 		struct {
@@ -140,10 +162,22 @@ struct slab {
 		};
 		struct callback_head callback_head;
 	};
+#endif
+#if KERNEL >= 6.10
 	unsigned int __page_type;
 	atomic_t __page_refcount;
 	unsigned long obj_exts;
+#else
+	unsigned int __unused;
+	atomic_t __page_refcount;
+#ifdef CONFIG_MEMCG
+	unsigned long memcg_data;
+#endif
+#endif
 };
+#endif
+
+#if KERNEL >= 6.10
 
 struct obj_cgroup;
 struct slabobj_ext {

@@ -53,6 +53,20 @@ static const struct file_operations pipeanon_fops;
 #pragma section .rodata
 static const struct pipe_buf_operations user_page_pipe_buf_ops;
 
+#if KERNEL >= 5.15
+#pragma file block/fops.c
+#else
+#pragma file fs/block_dev.c
+#endif
+#pragma section .rodata
+const struct file_operations def_blk_fops;
+#pragma section .bss
+static struct bio_set blkdev_dio_pool;
+
+#pragma file block/bio.c
+#pragma section .bss
+struct bio_set fs_bio_set;
+
 #pragma file kernel/nsproxy.c
 #pragma section .data
 struct nsproxy init_nsproxy;
