@@ -35,7 +35,7 @@ _RENAMED: dict[str, tuple[tuple[tuple[int, int], str], ...]] = {
     "filemap_remove_folio": (((5, 17), "delete_from_page_cache"),),
     "do_user_addr_fault": (((5, 3), "__do_page_fault"),),
     "exc_page_fault": (((5, 8), "do_page_fault"),),
-    "asm_exc_page_fault": (((5, 8), "async_page_fault"),),
+    "asm_exc_page_fault": (((5, 8), "page_fault"),),
 }
 
 #: How a page fault comes in from user space, innermost first.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..model.mm import Mm
-from .frames import syscall, user_fault
+from .frames import syscall
 
 if TYPE_CHECKING:
     from ..model import Machine
@@ -19,11 +19,11 @@ def balloon(machine: Machine) -> None:
     size = 1 << order
     first, second = machine.task("make", pid=500), machine.task("cc1plus", pid=733)
     before, after = Mm(machine, first), Mm(machine, second)
-    with machine.running(first, *user_fault(machine)):
+    with machine.running(first):
         vma = before.mmap(40 * size)
         for number in range(40):
             before.fault(vma, number * size, order=order)
-    with machine.running(second, *user_fault(machine)):
+    with machine.running(second):
         late = after.mmap(12 * size)
         for number in range(12):
             after.fault(late, number * size, order=order)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..model.gfp import Gfp
 from ..model.mm import Mm
-from .frames import kthread, named, syscall, user_fault
+from .frames import kthread, named, syscall
 
 if TYPE_CHECKING:
     from ..model import Machine
@@ -50,7 +50,7 @@ def idle(machine: Machine) -> None:
     for pid, comm in ((1, "systemd"), (310, "sshd"), (355, "qemu-system-x86")):
         task = machine.task(comm, pid=pid)
         mm = Mm(machine, task)
-        with machine.running(task, *user_fault(machine)):
+        with machine.running(task):
             mm.populate(mm.mmap(32), 0, 32)
             mm.fault(mm.mmap(1 << machine.era.pmd_order), 0, order=machine.era.pmd_order)
         if comm.startswith("qemu"):

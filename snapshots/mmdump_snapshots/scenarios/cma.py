@@ -9,7 +9,7 @@ from ..model.direct_io import DirectIo, Disk
 from ..model.mm import Mm
 from ..model.pagecache import PageCache
 from ..model.pipe import Driver, Pipe
-from .frames import named, syscall, user_fault
+from .frames import named, syscall
 
 if TYPE_CHECKING:
     from ..model import Machine
@@ -24,13 +24,14 @@ def fill(machine: Machine) -> Mm:
     task = machine.task("java", pid=901)
     size = 1 << machine.era.pmd_order
     mm = Mm(machine, task)
-    with machine.running(task, *user_fault(machine)):
-        while True:
+    while True:
+        with machine.running(task):
             vma = mm.mmap(size)
             pfn = mm.fault(vma, 0, order=machine.era.pmd_order)
-            if pfn is None or any(area.base_pfn <= pfn < area.end_pfn for area in machine.cma):
+        if pfn is None or any(area.base_pfn <= pfn < area.end_pfn for area in machine.cma):
+            with machine.running(task, *syscall(machine, "munmap")):
                 mm.munmap(vma)
-                return mm
+            return mm
 
 
 def pages_in(
@@ -48,7 +49,7 @@ def pages_in(
     :return: The mapping, and the slots of those pages.
     """
     found: list[int] = []
-    with machine.running(mm.task, *user_fault(machine)):
+    with machine.running(mm.task):
         vma = mm.mmap(limit, file=file)
         for slot in range(limit):
             pfn = mm.fault(vma, slot)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..model.gfp import Gfp
 from ..model.mm import Mm
-from .frames import syscall, user_fault
+from .frames import syscall
 
 if TYPE_CHECKING:
     from ..model import Machine
@@ -23,7 +23,7 @@ def fragmentation(machine: Machine) -> None:
     mm = Mm(machine, hog)
     count = sum(zone.free_pages for zone in machine.zones) - 600
     vma = mm.mmap(count)
-    with machine.running(hog, *user_fault(machine)):
+    with machine.running(hog):
         mm.populate(vma, 0, count)
     for number, slot in enumerate(range(0, count, _ONE_IN)):
         machine.clock.advance(0.01)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..model.gfp import Gfp
 from ..model.mm import Mm
-from .frames import kthread, syscall, user_fault
+from .frames import kthread, syscall
 
 if TYPE_CHECKING:
     from ..model import Machine
@@ -35,7 +35,7 @@ def leak(machine: Machine) -> None:
             while len(buffers) > second + 1:
                 machine.free_pages(*buffers.pop(machine.rng.randrange(len(buffers))))
         if second % 20 == 0:
-            with machine.running(worker, *user_fault(machine)):
+            with machine.running(worker):
                 mm.populate(mm.mmap(16), 0, 16)
             with machine.running(worker, *send, *syscall(machine, "sendmsg")):
                 machine.objects.alloc("skbuff", 1024)

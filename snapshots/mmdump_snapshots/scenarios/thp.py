@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..model.mm import Mm
 from ..model.pipe import Driver
-from .frames import named, syscall, user_fault
+from .frames import named, syscall
 
 if TYPE_CHECKING:
     from ..model import Machine
@@ -20,7 +20,7 @@ def thp(machine: Machine) -> None:
     order = machine.era.pmd_order
     size = 1 << order
     mm = Mm(machine, parent)
-    with machine.running(parent, *user_fault(machine)):
+    with machine.running(parent):
         vma = mm.mmap(20 * size)
         for number in range(20):
             mm.fault(vma, number * size, order=order)
