@@ -73,7 +73,7 @@ def unattributed(sums: pl.DataFrame, chains: Chains, page_size: int, *, by_chain
         yield Finding(
             f"page-owner-{name.removesuffix('_handle')}",
             severity,
-            f"{_have(int(rows['pages'].sum()), page_size)} no call chain of their own ({name}): {meaning}.",
+            f"{_have(int(rows['pages'].sum()), page_size)} {name} in place of a call chain: {meaning}.",
             "groups" if by_chain else None,
             f"special = '{name}'" if by_chain else None,
         )

@@ -279,7 +279,9 @@ def test_page_owners_own_handles_have_a_name_and_their_pages_are_a_finding() -> 
     found = {each.key: each for each in result.findings}
     assert sorted(found) == ["page-owner-dummy", "page-owner-early", "page-owner-failure"]
     assert found["page-owner-failure"].severity.value == "warning"
-    assert found["page-owner-failure"].message.startswith("1 page (4 KiB) has no call chain of their own")
+    assert found["page-owner-failure"].message.startswith(
+        "1 page (4 KiB) has failure_handle in place of a call chain"
+    )
     by_comm = analysed(PageOwner(by=("comm",), comm=("fio",)), of, machine_pages())
     assert [(each.key, each.table) for each in by_comm.findings] == [("page-owner-dummy", None)]
 

@@ -119,7 +119,7 @@ def test_pages_without_a_chain_of_their_own_are_a_finding_with_their_bytes(story
         assert rows[special]["pages"] == pages
         size, have = bytes_text(owners.bytes(handle)), "has" if pages == 1 else "have"
         assert finding(result, key).startswith(
-            f"{counted(pages, 'page')} ({size}) {have} no call chain of their own"
+            f"{counted(pages, 'page')} ({size}) {have} {special} in place of a call chain"
         )
     assert owners.bytes(owners.special["early_handle"])
     assert bool(owners.bytes(owners.special["failure_handle"])) == (story == "depot-exhausted")
