@@ -211,7 +211,9 @@ def _counted(case: Case, bio: Object, done: str) -> Counted:
 def _submitters(case: Case, bio: Object, done: str) -> Sequence[Owner]:
     """Whose I/O it is: who has the file open, or the task that waits for it."""
     private = bio.bi_private.value_()
-    task = case.tasks.on_stack(private)
+    # What it is waited for with is on the waiter's stack; up to 5.17 it may be the waiter itself
+    # (__blkdev_direct_IO_simple()).
+    task = case.tasks.on_stack(private) or case.tasks.by_address.get(private)
     if task is not None:
         return [Owner(task.tgid, task.comm)]
     control: Object | None = None

@@ -7,6 +7,9 @@ from functools import cache
 
 import polars as pl
 import pytest
+from drgn import offsetof
+from drgn.helpers.linux.mm import virt_to_phys
+from drgn.helpers.linux.pid import for_each_task
 
 from mmdump.kernel import Kernel
 from mmdump.plugins import load_plugins
@@ -18,7 +21,7 @@ from mmdump_snapshots.model.machine import Machine
 from mmdump_snapshots.model.mm import Mm
 from mmdump_snapshots.model.truth import Truth
 from mmdump_snapshots.scenarios import SCENARIOS
-from mmdump_snapshots.writer.image import build
+from mmdump_snapshots.writer.image import Image, build
 from tests.snapshots.machines import PROFILES
 
 
@@ -43,8 +46,11 @@ class Written:
     def write(self, pages: list[int], **options: object) -> DirectIo:
         return DirectIo(self.machine, self.task, Disk("vdb", minor=16), pages, **options)
 
-    def holders(self) -> Result:
-        image = build(self.machine, self.profile, kaslr=7)
+    def image(self) -> Image:
+        return build(self.machine, self.profile, kaslr=7)
+
+    def holders(self, image: Image | None = None) -> Result:
+        image = image or self.image()
         kernel = Kernel(image.target(), plugins().page_ext_clients(), plugins().recognisers)
         asked = tuple(f"{pfn:#x}" for pfn in self.pages)
         return run_one(kernel, plugins().analyses()["holders"](pages=asked))
@@ -96,6 +102,20 @@ def test_of_a_write_that_a_task_waits_for_every_bio_leads_to_the_task(name: str)
     assert frame.filter(pl.col("what").str.ends_with(f"of 3, sector {sectors}")).height == 3
     balance = result.tables["balance"].frame
     assert balance["missing"].sum() == balance["surplus"].sum() == 0
+
+
+@pytest.mark.parametrize("name", ["4.19", "5.4", "5.15"])
+def test_a_bio_may_lead_to_its_waiter_at_once(name: str) -> None:
+    """``__blkdev_direct_IO_simple()`` up to 5.17: ``bi_private`` is the task itself."""
+    machine = Written(name, 3)
+    machine.write(machine.pages)
+    image = machine.image()
+    prog = image.program()
+    [bio] = set(_bios(machine.holders(image))["object"])
+    [task] = [task for task in for_each_task(prog) if task.pid.value_() == 300]
+    member = virt_to_phys(prog, bio + offsetof(prog.type("struct bio"), "bi_private"))
+    image.memory.write(member.value_(), task.value_().to_bytes(8, "little"))
+    assert set(_bios(machine.holders(image))["held_by"]) == {"pid 300 (writer)"}
 
 
 @pytest.mark.parametrize("name", PROFILES)
