@@ -1,8 +1,8 @@
-"""Amounts in sentences and tables: sizes in their unit, things in their number."""
+"""Amounts in sentences and tables: sizes in their unit, things in their number, times in seconds."""
 
 from __future__ import annotations
 
-__all__ = ["bytes_text", "counted"]
+__all__ = ["bytes_text", "counted", "nsec_text"]
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
@@ -29,3 +29,10 @@ def counted(number: int, one: str, more: str | None = None) -> str:
     :param more: What several are called, where that is not ``one`` with an s.
     """
     return f"{number} {one if number == 1 else more or f'{one}s'}"
+
+
+def nsec_text(nsec: int) -> str:
+    """Nanoseconds as seconds, rounded to microseconds as the trace is (kernel/trace/trace.h, ns2usecs())."""
+    sign = "-" if nsec < 0 else ""
+    seconds, micro = divmod((abs(nsec) + 500) // 1000, 10**6)
+    return f"{sign}{seconds}.{micro:06d} s"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmdump.amounts import bytes_text
+from mmdump.amounts import bytes_text, nsec_text
 from mmdump.render.escape import escape
 from mmdump.result import Kind
 
-__all__ = ["bytes_text", "nsec_text", "value_text"]
+__all__ = ["value_text"]
 
 
 def value_text(value: object, kind: Kind) -> str:
@@ -38,10 +38,3 @@ def _integer(value: int, kind: Kind) -> str:
     if kind is Kind.BOOL:
         return "yes" if value else "no"
     return str(value)
-
-
-def nsec_text(nsec: int) -> str:
-    """Nanoseconds as seconds, rounded to microseconds as the trace is (kernel/trace/trace.h, ns2usecs())."""
-    sign = "-" if nsec < 0 else ""
-    seconds, micro = divmod((abs(nsec) + 500) // 1000, 10**6)
-    return f"{sign}{seconds}.{micro:06d} s"

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from drgn import FaultError
 
 from mmdump import __version__
+from mmdump.amounts import bytes_text
 from mmdump.document import Section
 from mmdump.errors import MmdumpError
 from mmdump.kernel.machine import LastWords, read_last_words, read_machine
-from mmdump.render.values import bytes_text
 from mmdump.result import Column, Kind, Schema, Table
 
 if TYPE_CHECKING:

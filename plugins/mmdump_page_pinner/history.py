@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from mmdump.render.values import nsec_text
+from mmdump.amounts import nsec_text
 from mmdump.result import Column, Kind, Schema, Table
 from mmdump_page_pinner.calls import asker, put_of
 from mmdump_page_pinner.evidence import STATES

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmdump.render.values import bytes_text, nsec_text, value_text
+from mmdump.amounts import bytes_text, nsec_text
+from mmdump.render.values import value_text
 from mmdump.result import Kind
 
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from mmdump.amounts import bytes_text
 from mmdump.document import Report
-from mmdump.render.values import bytes_text, value_text
+from mmdump.render.values import value_text
 from mmdump.result import Kind, Map, Table
 
 __all__ = ["COLORS", "Drawing", "Part", "map_of"]
