@@ -12,13 +12,15 @@ from mmdump.render.base import Renderer, RenderOptions
 from mmdump.render.escape import escape
 from mmdump.render.layout import Line, laid_out, painted, wrapped
 from mmdump.render.query import Query, QueryStream
-from mmdump.result import Coverage, Finding, Result, Schema, Severity, Table
+from mmdump.result import Coverage, Result, Schema, Severity, Table
 
 __all__ = ["DEFAULT_LIMIT", "TextRenderer", "coverage_text"]
 
 #: Rows of a table that text shows unless ``--limit`` says otherwise, on a terminal and in a pipe alike:
 #: widths are known only once all rows to show are, so that more rows means more memory.
 DEFAULT_LIMIT = 20
+#: A few more than that are shown at once, as it takes a line to say that they are left out.
+_FEW_MORE = 10
 
 _STYLES = {Severity.PROBLEM: "bold red", Severity.WARNING: "yellow"}
 
@@ -58,16 +60,36 @@ class TextRenderer(Renderer):
         if self._stream is not None:
             self._keep(self._stream.finish())
         tables = list(self._shown(result))
-        lines: list[Line] = [[(escape(text), "")] for text in result.summary]
+        lines: list[Line] = []
+        for text in result.summary:
+            lines += self._sentence(escape(text))
         for table, matched in tables:
             lines += self._table(table, matched)
-        lines += [_finding(each) for each in result.findings]
-        lines += [[(escape(note), "")] for note in result.notes]
+        for finding in result.findings:
+            # A mere note needs no prefix.
+            named = finding.severity is not Severity.NOTE
+            prefix = f"{finding.severity.name}: " if named else ""
+            lines += self._sentence(
+                escape(finding.message), prefix=prefix, style=_STYLES.get(finding.severity, "")
+            )
+        for note in result.notes:
+            lines += self._sentence(escape(note))
         if result.coverage is not None and not result.coverage.complete:
-            lines.append([(coverage_text(result.coverage), "yellow")])
-        lines += [[(escape(sentence), "yellow")] for sentence in result.incomplete]
+            lines += self._sentence(coverage_text(result.coverage), "yellow")
+        for sentence in result.incomplete:
+            lines += self._sentence(escape(sentence), "yellow")
         for line in lines:
             self.out.write(painted(line, self.options.color))
+
+    def _sentence(self, text: str, color: str = "", *, prefix: str = "", style: str = "") -> list[Line]:
+        """A sentence in the lines that a terminal has room for, all but the first indented; else in one."""
+        width = self.options.width
+        first, *rest = [prefix + text] if width is None else wrapped(prefix + text, max(width, 1))
+        if rest and width is not None:
+            whole = (prefix + text)[len(first) :].lstrip()
+            rest = wrapped(whole, max(width - 2, 1))
+        head: Line = [(prefix, style)] if prefix else []
+        return [[*head, (first[len(prefix) :], color)], *([(f"  {each}", color)] for each in rest)]
 
     def _keep(self, frame: pl.DataFrame | None) -> None:
         if frame is not None:
@@ -75,6 +97,11 @@ class TextRenderer(Renderer):
 
     def _shown(self, result: Result) -> Iterable[tuple[Table, int]]:
         """The tables to show, cut to their first rows, and how many rows each has."""
+        for table, matched in self._first_rows(result):
+            many = self.options.query.limit is None and matched > DEFAULT_LIMIT + _FEW_MORE
+            yield replace(table, frame=table.frame.head(DEFAULT_LIMIT)) if many else table, matched
+
+    def _first_rows(self, result: Result) -> Iterable[tuple[Table, int]]:
         query = _limited(self.options.query)
         if self._one:
             yield self._held(self._stream) if self._stream is not None else query.first(self.table(result))
@@ -109,6 +136,9 @@ class TextRenderer(Renderer):
         elif matched > table.frame.height:
             more = f"  ... {matched - table.frame.height:,} more rows (--limit 0 for all)"
             lines.append([(more, "dim")])
+        if self._one and self.options.query.where and matched:
+            meet = "row meets" if matched == 1 else "rows meet"
+            lines.append([(f"  ({matched:,} {meet} the condition; all else here is about all rows)", "dim")])
         if laid.left_out:
             lines += self._left_out(table.schema.name, laid.left_out)
         return lines
@@ -124,15 +154,7 @@ class TextRenderer(Renderer):
 
 
 def _limited(query: Query) -> Query:
-    return replace(query, limit=DEFAULT_LIMIT) if query.limit is None else query
-
-
-def _finding(finding: Finding) -> Line:
-    """One line; a mere note needs no prefix."""
-    if finding.severity is Severity.NOTE:
-        return [(escape(finding.message), "")]
-    prefix = f"{finding.severity.name}: "
-    return [(prefix, _STYLES.get(finding.severity, "")), (escape(finding.message), "")]
+    return replace(query, limit=DEFAULT_LIMIT + _FEW_MORE) if query.limit is None else query
 
 
 def coverage_text(coverage: Coverage) -> str:

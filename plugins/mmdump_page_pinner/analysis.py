@@ -52,11 +52,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Pinned"]
 
+#: What one wants to know comes first: a terminal may have no room for the rest.
 PAGES = Schema(
     "pages",
     (
         Column("pfn", Kind.PFN, "the page"),
-        Column("head_pfn", Kind.PFN, "the first page of its folio"),
         Column("order", Kind.ID, "order of the folio"),
         Column(
             "evidence",
@@ -71,18 +71,20 @@ PAGES = Schema(
             "held; released: marked, but nothing holds it any more; unknown: unreadable",
             values=STATES,
         ),
+        *OWNER_COLUMNS[:3],
+        Column("cma_area", Kind.TEXT, "CMA area it lies in"),
+        Column("excess", Kind.COUNT, "references that nothing known explains"),
         Column("refcount", Kind.COUNT, "references to the folio"),
         Column("mapcount", Kind.COUNT, "of these, mappings into page tables"),
         Column("pincount", Kind.COUNT, "FOLL_PIN pins of the folio"),
         Column("explained", Kind.COUNT, "references with a known reason, pins included"),
-        Column("excess", Kind.COUNT, "references that nothing known explains"),
+        Column("head_pfn", Kind.PFN, "the first page of its folio"),
         Column("flags", Kind.TEXT, "page flags"),
         Column("kind", Kind.TEXT, "anon, file, shmem, ksm, or other", values=KIND_NAMES),
         Column("node", Kind.ID, "NUMA node"),
         Column("zone", Kind.TEXT, "zone"),
         Column("migratetype", Kind.TEXT, "migratetype of the pageblock"),
-        Column("cma_area", Kind.TEXT, "CMA area it lies in"),
-        *OWNER_COLUMNS,
+        *OWNER_COLUMNS[3:],
         *PINNER_COLUMNS,
     ),
     "Pages",

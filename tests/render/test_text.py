@@ -69,6 +69,13 @@ def test_a_long_table_ends_by_saying_how_many_rows_are_not_shown() -> None:
     lines = rendered(pinned(), table="pages").splitlines()
     assert lines[1 + 1 + DEFAULT_LIMIT] == "  ... 80 more rows (--limit 0 for all)"
     assert "more rows" not in rendered(pinned(), table="pages", query=Query(limit=0))
+    # A few more are shown: the line that says so would cost as much.
+    few = one(PAGES, PAGE_ROWS[: DEFAULT_LIMIT + 10])
+    assert len(rendered(few, table="pages").splitlines()) == 1 + DEFAULT_LIMIT + 10
+    many = one(PAGES, PAGE_ROWS[: DEFAULT_LIMIT + 11])
+    assert rendered(many, table="pages").splitlines()[1 + DEFAULT_LIMIT :] == [
+        "  ... 11 more rows (--limit 0 for all)"
+    ]
     assert "  ... 3 more rows" in rendered(pinned(), query=Query(limit=1))
 
 
@@ -77,8 +84,36 @@ def test_of_a_stream_only_the_rows_to_show_are_held() -> None:
     renderer.begin(PAGES)
     for _ in range(50):
         renderer.rows(PAGE_ROWS)
-    assert sum(frame.height for frame in renderer._frames) == DEFAULT_LIMIT
+    assert sum(frame.height for frame in renderer._frames) == DEFAULT_LIMIT + 10
     assert not renderer.satisfied
+
+
+def test_how_many_rows_meet_a_condition_is_said() -> None:
+    def lines(where: str) -> list[str]:
+        return rendered(pinned(), query=Query(where)).splitlines()
+
+    assert "  (50 rows meet the condition; all else here is about all rows)" in lines("pfn >= 0x1be32")
+    assert not [line for line in lines("pfn < 0") if "meet" in line]
+
+
+def test_a_terminal_breaks_sentences_between_words_and_a_pipe_has_them_whole() -> None:
+    said = "this sentence is longer than the terminal on which it is read is wide"
+    result = dataclasses.replace(
+        one(PAGES, PAGE_ROWS.clear()),
+        summary=[said],
+        findings=[Finding("k", Severity.WARNING, said)],
+        notes=[said],
+    )
+    assert rendered(result).splitlines() == [said, f"WARNING: {said}", said]
+    assert rendered(result, width=40).splitlines() == [
+        "this sentence is longer than the",
+        "  terminal on which it is read is wide",
+        "WARNING: this sentence is longer than",
+        "  the terminal on which it is read is",
+        "  wide",
+        "this sentence is longer than the",
+        "  terminal on which it is read is wide",
+    ]
 
 
 def test_a_table_has_its_title_and_an_empty_one_is_not_shown_unless_asked_for() -> None:
