@@ -1,4 +1,4 @@
-"""When the dump was taken, on the clock by which the kernel dates its records (dmesg, page_owner)."""
+"""The clock by which the kernel dates its records (dmesg, page_owner), and when the dump was taken."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING
 
 from drgn import FaultError
 
-from mmdump.kernel.layout import find_object
+from mmdump.kernel.layout import find_object, has_member
 from mmdump.kernel.percpu import each_cpu
 
 if TYPE_CHECKING:
+    from drgn import Object, Program
+
     from mmdump.kernel import Kernel
 
-__all__ = ["now_nsec"]
+__all__ = ["now_nsec", "sched_clock_offset"]
 
 #: 146 years.
 _MAX_NSEC = 1 << 62
@@ -34,3 +36,34 @@ def now_nsec(kernel: Kernel) -> int | None:
         # What was found is late enough: each CPU that runs keeps its own up to date.
         pass
     return latest or None
+
+
+def sched_clock_offset(prog: Program) -> int | None:
+    """What ``local_clock()`` adds to ``sched_clock()``, nanoseconds; None where that is no one number.
+
+    Mirrors ``local_clock()`` of kernel/sched/clock.c. Where an architecture's ``sched_clock()`` may be
+    unstable (CONFIG_HAVE_UNSTABLE_SCHED_CLOCK: x86) the kernel marks it stable late in boot, and from then on
+    adds ``__sched_clock_offset`` (4.11; before, nothing), so that time goes on from where it was. While it is
+    not stable, ``local_clock()`` filters it by the ticks. Elsewhere (arm64) the two are the same.
+    """
+    stable = find_object(prog, "__sched_clock_stable")
+    if stable is None:
+        return 0
+    try:
+        if _is_on(stable):
+            offset = find_object(prog, "__sched_clock_offset")
+            value = 0 if offset is None else int(offset.value_())
+            # It is a u64, and mostly negative.
+            value -= (value >> 63) << 64
+            return value if abs(value) < _MAX_NSEC else None
+        running = find_object(prog, "sched_clock_running")
+        return 0 if running is not None and not _is_on(running) else None
+    except (FaultError, LookupError, AttributeError, TypeError):
+        return None
+
+
+def _is_on(key: Object) -> bool:
+    """``static_key_enabled()``, of a key with a type of its own, or a plain one, or of what was an int."""
+    if has_member(key.type_, "key"):
+        key = key.key
+    return bool((key.enabled.counter if has_member(key.type_, "enabled") else key).value_() > 0)

@@ -39,7 +39,7 @@ from mmdump_page_pinner.history import HISTORY, ROW_COLUMNS, TIMELINES
 from mmdump_page_pinner.marks import CLIENTS, marks_unreadable, why_no_marks
 from mmdump_page_pinner.savedtrace import read_saved_trace
 from mmdump_page_pinner.sentences import history_tables
-from mmdump_page_pinner.witnesses import read_witnesses
+from mmdump_page_pinner.witnesses import read_witnesses, saved_on_log_clock
 
 if TYPE_CHECKING:
     from mmdump.kernel import Kernel
@@ -157,13 +157,18 @@ class Pinned(Analysis):
             only=self._only(areas, kernel.cma_garbage),
             batches=kernel.folio_batches,
             owners=read_owners(kernel),
-            witnesses=read_witnesses(kernel) if self.trace is None else read_saved_trace(Path(self.trace)),
+            witnesses=self._witnesses(kernel),
             flag_names=kernel.page_flag_names,
             zone_names=tuple(zones.get(index, f"zone{index}") for index in range(256)),
             migratetypes=kernel.pageblocks.names,
             sought=start_search(kernel) if self.holders else None,
             handle_mask=kernel.stack_depot.layout.mask if kernel.stack_depot is not None else 0xFFFFFFFF,
         )
+
+    def _witnesses(self, kernel: Kernel) -> Witnesses:
+        if self.trace is None:
+            return read_witnesses(kernel)
+        return saved_on_log_clock(kernel, read_saved_trace(Path(self.trace)))
 
     def _ranges(self, state: State) -> list[tuple[int, int]] | None:
         """The pages that are asked about; None for all."""

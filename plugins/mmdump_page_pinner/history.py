@@ -37,7 +37,7 @@ HISTORY = Schema(
     "history",
     (
         Column("pfn", Kind.PFN, "the page"),
-        Column("time", Kind.NSEC, "when"),
+        Column("time", Kind.NSEC, "when, by the clock of the kernel's log"),
         Column("event", Kind.TEXT, "allocated, failure (of a migration), put, get, or change of the count"),
         Column("who", Kind.TEXT, "name and PID of the task"),
         Column(
@@ -157,18 +157,19 @@ def _meanings(witnesses: Witnesses) -> pl.DataFrame:
     return pl.DataFrame(rows, schema={"chain": pl.Int64} | dict.fromkeys(names, pl.String), orient="row")
 
 
-def history_table(
-    kernel: Kernel, events: pl.DataFrame, pages: pl.DataFrame, chains: Sequence[Sequence[str]]
-) -> Table:
-    """All events of each page in order of time, after its allocation."""
-    stacks = pl.Series([list(each) for each in chains], dtype=pl.List(pl.String))
+def history_table(kernel: Kernel, events: pl.DataFrame, pages: pl.DataFrame, witnesses: Witnesses) -> Table:
+    """All events of each page in order of time, with its allocation where that belongs.
+
+    Where the events' clock cannot be related to page_owner's, the allocation comes first and has no time.
+    """
+    stacks = pl.Series([list(each) for each in witnesses.chains], dtype=pl.List(pl.String))
     rows = events.with_columns(stacks.gather(events["chain"]).alias("stack")).select(HISTORY.names)
     seen = pages.filter(
         pl.col("pfn").is_in(events["pfn"].unique().implode()) & pl.col("owner_ts_nsec").is_not_null()
     )
     allocated = seen.select(
         pl.col("pfn").cast(pl.Int64),
-        pl.col("owner_ts_nsec").cast(pl.UInt64).alias("time"),
+        pl.when(witnesses.related).then(pl.col("owner_ts_nsec")).cast(pl.UInt64).alias("time"),
         pl.lit("allocated").alias("event"),
         who_of("owner_comm", "owner_pid").alias("who"),
         *[pl.lit(None, pl.String).alias(name) for name in ("class", "holder", "function")],
@@ -176,7 +177,7 @@ def history_table(
         pl.lit(None, pl.String).alias("reason"),
         _allocations(kernel, seen["stack_id"]).alias("stack"),
     )
-    frame = pl.concat([allocated, rows]).sort("pfn", "time", maintain_order=True)
+    frame = pl.concat([allocated, rows]).sort("pfn", "time", maintain_order=True, nulls_last=False)
     return Table(HISTORY, frame)
 
 
@@ -287,7 +288,7 @@ def story(row: Mapping[str, Any]) -> str:
 
 
 def seconds(nsec: object) -> str:
-    """A time as the trace has it."""
+    """A time as the trace and the kernel's log print it."""
     return nsec_text(int(str(nsec)))
 
 

@@ -67,4 +67,8 @@ def _stories(kernel: Kernel, asked: AskedPages) -> dict[int, list[str]]:
     pfns = pl.Series("pfn", list(asked.pfns), dtype=pl.Int64)
     pages = pl.DataFrame(schema=ROW_TYPES).clear(len(pfns)).with_columns(pfns)
     events = history_of(witnesses, pages, ranges)
-    return {row["pfn"]: story(row).split("; ") for row in timelines_of(events, pages).iter_rows(named=True)}
+    clock = [] if witnesses.related else ["these times cannot be compared with those of page_owner"]
+    return {
+        row["pfn"]: [*story(row).split("; "), *clock]
+        for row in timelines_of(events, pages).iter_rows(named=True)
+    }

@@ -45,7 +45,7 @@ def history_tables(
     timelines = timelines_of(events, pages, unknown)
     tables = {
         "timelines": timeline_table(timelines),
-        "history": history_table(kernel, events, pages, witnesses.chains),
+        "history": history_table(kernel, events, pages, witnesses),
     }
     return tables, history_findings(timelines, witnesses.overrun)
 

@@ -6,21 +6,31 @@ From a dump's ring buffers (:mod:`mmdump_trace`) or from a saved text (:mod:`mmd
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import polars as pl
 
+from mmdump.amounts import nsec_text
 from mmdump.errors import IncompleteError, UnsupportedError
 from mmdump_page_pinner.calls import function_names
 from mmdump_page_pinner.marks import why_no_marks
-from mmdump_trace import read_events, why_no_trace
+from mmdump_trace import TraceClock, read_events, trace_clock, why_no_trace
 
 if TYPE_CHECKING:
     from mmdump.kernel import Kernel
 
-__all__ = ["EVENTS", "WITNESS_TYPES", "Witnesses", "kind_of_page_ref", "no_witnesses", "read_witnesses"]
+__all__ = [
+    "EVENTS",
+    "WITNESS_TYPES",
+    "Witnesses",
+    "kind_of_page_ref",
+    "no_witnesses",
+    "on_log_clock",
+    "read_witnesses",
+    "saved_on_log_clock",
+]
 
 #: What each event of the page pinner is; the second version of the RFC renamed them, and reports any failed
 #: migration.
@@ -33,7 +43,8 @@ EVENTS = {
 #: CONFIG_DEBUG_PAGE_REF: every change of a reference count, where somebody turned them on.
 _PAGE_REF = "page_ref_"
 _PATTERNS = (*EVENTS, "page_ref:page_ref_*")
-#: One row per event: ``pfn``, when (nanoseconds), what, by whom, the count after it, and the chain's row.
+#: One row per event: ``pfn``, when (nanoseconds; see ``related``), what, by whom, the count after it, and the
+#: chain's row.
 WITNESS_TYPES = pl.Schema(
     {
         "pfn": pl.Int64(),
@@ -48,6 +59,8 @@ WITNESS_TYPES = pl.Schema(
     }
 )
 
+_LAST = pl.lit((1 << 64) - 1, pl.UInt64)
+
 
 @dataclass(frozen=True)
 class Witnesses:
@@ -58,6 +71,7 @@ class Witnesses:
     :param functions: The bare names of the chains' functions.
     :param source: Where they are from, as a sentence says it.
     :param overrun: Events that are lost, as far as anybody counted.
+    :param related: Whether column ``time`` is on the clock of page_owner's times and of the kernel's log.
     """
 
     frame: pl.DataFrame
@@ -67,6 +81,7 @@ class Witnesses:
     overrun: int = 0
     notes: Sequence[str] = ()
     incomplete: Sequence[str] = ()
+    related: bool = True
 
     @property
     def seen(self) -> bool:
@@ -125,13 +140,46 @@ def read_witnesses(kernel: Kernel) -> Witnesses:
     notes = list(found.notes)
     if pinner and not len(rows):
         notes.append("No history: the ring buffers hold no event of the page pinner.")
-    return Witnesses(
+    witnesses = Witnesses(
         rows.filter(pl.col("pfn").is_not_null()).cast(WITNESS_TYPES),
         chains,
         [function_names(chain) for chain in chains],
         overrun=found.overrun,
         notes=notes if pinner or len(rows) else (),
         incomplete=[f"trace: {each}" for each in found.incomplete],
+    )
+    return on_log_clock(witnesses, found.clock)
+
+
+def saved_on_log_clock(kernel: Kernel, saved: Witnesses) -> Witnesses:
+    """Events of a saved text on the clock of the kernel's log; their own, which it lacks, is the dump's."""
+    try:
+        clock = trace_clock(kernel)
+    except (IncompleteError, UnsupportedError):
+        clock = TraceClock(None, True, None)
+    taken = "" if clock.name is None else f": it is taken for {clock.title}, as in the dump"
+    note = f"{saved.source} does not say which clock its times are of{taken}."
+    return on_log_clock(replace(saved, notes=[*saved.notes, note]), clock)
+
+
+def on_log_clock(witnesses: Witnesses, clock: TraceClock) -> Witnesses:
+    """Turn times of a trace clock into those of the kernel's log and page_owner, where it can be done."""
+    if not witnesses.seen or clock.to_log == 0:
+        return witnesses
+    if clock.to_log is None:
+        return replace(witnesses, notes=[*witnesses.notes, str(clock.relation)], related=False)
+    time, by = pl.col("time"), pl.lit(abs(clock.to_log), pl.UInt64)
+    moved = (
+        pl.when(time <= _LAST - by).then(time + by).otherwise(_LAST)
+        if clock.to_log > 0
+        else pl.when(time >= by).then(time - by).otherwise(pl.lit(0, pl.UInt64))
+    )
+    note = (
+        f"Times of {witnesses.source} are shown on the clock of the kernel's log and of page_owner: "
+        f"{nsec_text(abs(clock.to_log))} {'more' if clock.to_log > 0 else 'less'} than by {clock.title}."
+    )
+    return replace(
+        witnesses, frame=witnesses.frame.with_columns(moved.alias("time")), notes=[*witnesses.notes, note]
     )
 
 

@@ -9,11 +9,13 @@ from mmdump import hookimpl
 from mmdump.analysis import Analysis
 from mmdump.kernelfile import KernelFile
 from mmdump_trace.analysis import TraceAnalysis
+from mmdump_trace.clocks import TraceClock
 from mmdump_trace.files import FILES
 from mmdump_trace.layout import why_no_trace
 from mmdump_trace.read import TraceEvents, read_events
+from mmdump_trace.reading import trace_clock
 
-__all__ = ["TraceAnalysis", "TraceEvents", "read_events", "why_no_trace"]
+__all__ = ["TraceAnalysis", "TraceClock", "TraceEvents", "read_events", "trace_clock", "why_no_trace"]
 
 
 @hookimpl

@@ -21,7 +21,7 @@ __all__ = ["TraceAnalysis", "about_pfn", "frames_of"]
 EVENTS = Schema(
     "events",
     (
-        Column("time", Kind.NSEC, "when, by the trace clock"),
+        Column("time", Kind.NSEC, "when, by the trace clock, as the kernel prints it"),
         Column("cpu", Kind.ID, "the CPU that wrote it"),
         Column("pid", Kind.ID, "the task that was running"),
         Column("comm", Kind.TEXT, "its name, as far as the tracer remembers it"),
@@ -103,7 +103,7 @@ class TraceAnalysis(Analysis):
             primary=EVENTS.name,
             text_tables=["counts", "events"],
             findings=_findings(found),
-            notes=list(found.notes),
+            notes=[*found.notes, *([found.clock.relation] if found.clock.relation else [])],
             incomplete=list(found.incomplete),
         )
 

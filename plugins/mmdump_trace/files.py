@@ -190,7 +190,7 @@ class _Writer:
                     self._trace.layout.event_flags, flags, preempt, migration=self._heading.migration
                 ),
             )
-        if self._trace.instance.clock_in_ns:
+        if self._trace.instance.clock.in_ns:
             micro = (stamp + 500) // 1000  # ns2usecs()
             time = f" {micro // 1_000_000:5}.{micro % 1_000_000:06}"
         else:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mmdump.errors import IncompleteError, UnsupportedError
 from mmdump.kernel.layout import find_object, find_type, has_member
+from mmdump_trace.clocks import TraceClock, read_clock
 from mmdump_trace.layout import TraceLayout, read_record
 from mmdump_trace.memory import text_at
 
@@ -29,8 +30,7 @@ class Instance:
     :param options: Names of the options that are on, such as ``IRQ_INFO``.
     :param hash_is_option: Whether this kernel has an option not to hash pointers (5.13).
     :param tracer: The current tracer's name.
-    :param clock: The name of its trace clock.
-    :param clock_in_ns: Whether that counts nanoseconds.
+    :param clock: Its trace clock.
     :param text_delta: How far the kernel lies from where it lay when a buffer that survived a reboot was
         written (6.12).
     """
@@ -40,8 +40,7 @@ class Instance:
     time_start: int
     options: frozenset[str]
     tracer: str
-    clock: str
-    clock_in_ns: bool
+    clock: TraceClock
     text_delta: int = 0
     hash_is_option: bool = True
 
@@ -112,16 +111,17 @@ def _instance(target: Target, layout: TraceLayout, array: Any) -> Instance:
     names = array.dtype.names or ()
     kept = print_max and "max_buffer" in names and int(array["max_buffer"])
     start = "max_time_start" if kept else "time_start"
-    clock, in_ns = _clock(target, int(array["clock_id"]))
+    clock = read_clock(target, int(array["clock_id"]))
+    text_delta = int(array["text_delta"]) if "text_delta" in names else 0
     return Instance(
         name=name,
         buffer=int(array["max_buffer" if kept else "buffer"]),
         time_start=int(array[start]) if start in names else 0,
         options=frozenset(each for each, bit in layout.option_bits.items() if bits >> bit & 1),
         tracer=tracer,
-        clock=clock,
-        clock_in_ns=in_ns,
-        text_delta=int(array["text_delta"]) if "text_delta" in names else 0,
+        # The clocks of before a reboot are gone.
+        clock=replace(clock, to_log=None) if text_delta else clock,
+        text_delta=text_delta,
         hash_is_option="HASH_PTR" in layout.option_bits,
     )
 
@@ -138,17 +138,3 @@ def _tracer(target: Target, address: int) -> tuple[str, bool]:
         return name, bool(has_member(tracer.type_, "print_max") and tracer.print_max.value_())
     except FaultError:
         return "?", False
-
-
-def _clock(target: Target, number: int) -> tuple[str, bool]:
-    """Name of a trace clock, and whether it counts nanoseconds (``trace_clocks``)."""
-    from drgn import FaultError
-
-    clocks = find_object(target.prog, "trace_clocks")
-    try:
-        if clocks is None or not 0 <= number < (clocks.type_.length or 0):
-            return "local", True
-        clock = clocks[number]
-        return text_at(target.reader, clock.name.value_()) or "?", bool(clock.in_ns.value_())
-    except FaultError:
-        return "local", True

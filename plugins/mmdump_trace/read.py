@@ -11,6 +11,7 @@ import polars as pl
 
 from mmdump.errors import UnsupportedError
 from mmdump.kernel.arrays import printable
+from mmdump_trace.clocks import TraceClock
 from mmdump_trace.comms import UNKNOWN
 from mmdump_trace.reading import Trace, open_trace
 from mmdump_trace.stacks import Recent, owners_of
@@ -38,6 +39,7 @@ class TraceEvents:
         ``stack`` and ``user_stack`` (a row of ``stacks``, or null), and one column for each field, named
         ``field.NAME``, null in events that have no such field.
     :param stacks: Call chains: addresses, innermost first.
+    :param clock: The clock of column ``time``.
     :param notes: What the reader must know: overwritten and lost events.
     :param incomplete: What could not be read, one sentence each.
     :param overrun: Events that were overwritten by later ones, of all sorts.
@@ -46,6 +48,7 @@ class TraceEvents:
 
     frame: pl.DataFrame
     stacks: Sequence[tuple[int, ...]]
+    clock: TraceClock
     notes: Sequence[str] = ()
     incomplete: Sequence[str] = ()
     overrun: int = 0
@@ -84,14 +87,16 @@ def read_events(
     notes = account.notes(trace.source.ring)
     if left_out:
         notes.append(f"{left_out} older events are left out: {most} are shown at most.")
-    if not trace.instance.clock_in_ns:
-        notes.append(f"Times are of trace clock {trace.instance.clock}, which does not count nanoseconds.")
+    clock = trace.instance.clock
+    if not clock.in_ns:
+        notes.append(f"Times are of {clock.title}, which does not count nanoseconds.")
     if trace.instance.text_delta:
         notes.append("The buffer was written before a reboot: addresses in it are of a kernel that is gone.")
     frame, chains = _frame(trace, kept.events, stacks, wanted if fields else ())
     return TraceEvents(
         frame,
         chains,
+        clock,
         tuple(notes),
         (*trace.problems, *account.problems(trace.source.ring)),
         sum(each.overrun for each in trace.source.ring.cpus),

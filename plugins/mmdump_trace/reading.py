@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from drgn import BadDataError, FaultError
 
@@ -19,8 +20,11 @@ from mmdump_trace.stream import Source
 
 if TYPE_CHECKING:
     from mmdump.kernel import Kernel
+    from mmdump_trace.clocks import TraceClock
 
-__all__ = ["Trace", "open_trace"]
+__all__ = ["Trace", "open_trace", "trace_clock"]
+
+_Found = TypeVar("_Found")
 
 
 class Trace:
@@ -32,13 +36,8 @@ class Trace:
     def __init__(self, kernel: Kernel, name: str | None = None) -> None:
         self._kernel = kernel
         target = kernel.target
-        reason = why_no_trace(target.prog)
-        if reason is not None:
-            raise UnsupportedError(reason)
-        self.layout: TraceLayout = read_trace_layout(target.prog, target.page_size)
-        instances, wrong = read_instances(target, self.layout)
+        self.layout, self.instance = _instance(kernel, name)
         self.problems: list[str] = []
-        self.instance: Instance = find_instance(instances, name, wrong)
         self.source = Source(
             target.reader,
             self.layout,
@@ -74,8 +73,31 @@ def open_trace(kernel: Kernel, instance: str | None = None) -> Trace:
     :raises UnsupportedError: This kernel has no tracer, or no instance of that name.
     :raises IncompleteError: What leads to it is not in the dump, or is garbage.
     """
+    return _opened(lambda: Trace(kernel, instance))
+
+
+def trace_clock(kernel: Kernel, instance: str | None = None) -> TraceClock:
+    """The clock of an instance, the top one by default, whether or not its buffers are in the dump.
+
+    :raises UnsupportedError: This kernel has no tracer, or no instance of that name.
+    :raises IncompleteError: What leads to it is not in the dump, or is garbage.
+    """
+    return _opened(lambda: _instance(kernel, instance)[1].clock)
+
+
+def _instance(kernel: Kernel, name: str | None) -> tuple[TraceLayout, Instance]:
+    target = kernel.target
+    reason = why_no_trace(target.prog)
+    if reason is not None:
+        raise UnsupportedError(reason)
+    layout = read_trace_layout(target.prog, target.page_size)
+    instances, wrong = read_instances(target, layout)
+    return layout, find_instance(instances, name, wrong)
+
+
+def _opened(opening: Callable[[], _Found]) -> _Found:
     try:
-        return Trace(kernel, instance)
+        return opening()
     except (FaultError, BadDataError) as error:
         raise IncompleteError(f"the trace could not be read: {fault_words(error)}") from error
     except (OSError, OverflowError, ValueError) as error:

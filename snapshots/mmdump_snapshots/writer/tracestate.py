@@ -13,7 +13,7 @@ class TraceEvent:
     """An event of the page pinner, and the stack that was recorded after it.
 
     :ivar name: Of the event.
-    :ivar time: On the trace's clock, ns.
+    :ivar time: On the trace's clock, ns, which is the log's too: no kernel here has an offset between them.
     :ivar stack_time: The same of the stack.
     :ivar flags: Names of page flags, as in ``PG_locked``.
     :ivar mapping: ``page->mapping`` with its tag bits, a virtual address.
