@@ -94,11 +94,13 @@ def _stack(kernel: Kernel, owners: Owners, label: str, handle: int) -> list[Fact
     depot = kernel.stack_depot
     if depot is None:
         return []
-    stack = depot.stack(handle & owners.handle_mask)
+    # As the tables have it, so that one is found by the other.
+    number = handle & owners.handle_mask
+    stack = depot.stack(number)
     if stack.status is not StackStatus.OK:
-        return [Fact(label, f"handle {handle:#x}: {stack.status.value}")]
+        return [Fact(label, f"stack {number}: {stack.status.value}")]
     frames = [kernel.symbols.text(address) for address in stack.frames]
-    return [Fact(f"{label} (stack {handle & owners.handle_mask:#x})", frames)]
+    return [Fact(f"{label} (stack {number})", frames)]
 
 
 def _migrated(kernel: Kernel, reason: int) -> list[Fact]:

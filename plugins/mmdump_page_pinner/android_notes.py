@@ -44,7 +44,7 @@ def record_facts(kernel: Kernel, pages: PageRange, row: int) -> list[Fact]:
     if gets is not None:
         facts.append(Fact("gets since it was free", gets, Kind.COUNT))
     if handle is not None:
-        facts.append(Fact(f"last got by (stack {handle:#x})", _frames(kernel, handle)))
+        facts.append(Fact(f"last got by (stack {handle})", _frames(kernel, handle)))
     return facts
 
 

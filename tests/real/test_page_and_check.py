@@ -66,8 +66,16 @@ def test_a_held_page_names_who_allocated_it_and_that_it_is_held(
     record = owner_text[pfn]
     assert facts["owner", "comm"] == record.comm
     assert facts["owner", "pid"] == str(record.pid)
-    [stack] = [value for (section, fact), value in facts.items() if fact.startswith("allocated by")]
+    [(label, stack)] = [
+        (fact, value) for (section, fact), value in facts.items() if fact.startswith("allocated by")
+    ]
     assert stack == list(record.stack)
+    # As column STACK_ID of the tables has it.
+    number = re.fullmatch(r"allocated by \(stack (\d+)\)", label)
+    assert number is not None
+    assert kernel.stack_depot is not None
+    frames = kernel.stack_depot.stack(int(number[1])).frames
+    assert [kernel.symbols.text(address) for address in frames] == stack
     assert facts["pinned", "held"] == "yes, by something"
     assert "FOLL_PIN" in str(facts["references", "by"])
     assert facts["place", "pageblock type"] == "CMA" or facts["place", "zone"] == "DMA32"
