@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mmdump_holders.casework import Answer
     from mmdump_holders.ranges import Own
 
-__all__ = ["HELD_BY", "HOLDERS", "Report", "held_by", "report"]
+__all__ = ["HELD_BY", "HOLDERS", "Report", "held_by", "report", "summary_of"]
 
 HOLDERS = Schema(
     "holders",
@@ -118,7 +118,7 @@ def report(kernel: Kernel, sought: pl.DataFrame, answer: Answer, own: Own) -> Re
     balance = balance_table(sought, holders)
     stacks, notes = stack_table(kernel, table.frame["stack_id"].drop_nulls().unique().to_list())
     tables = {"held_by": _held_by_table(table.frame), "holders": table, "balance": balance, "stacks": stacks}
-    found = Report(tables, _summary(holders, balance.frame))
+    found = Report(tables, summary_of(holders, balance.frame))
     found.findings = _findings(balance.frame)
     found.notes += notes
     searched = answer.searched
@@ -217,7 +217,7 @@ def held_by(holder: Holder) -> str:
     return "; ".join(words)
 
 
-def _summary(holders: Sequence[Holder], balance: pl.DataFrame) -> str:
+def summary_of(holders: Sequence[Holder], balance: pl.DataFrame) -> str:
     """Who holds how many of the folios: one sentence."""
     by: dict[str, set[int]] = {}
     live = [holder for holder in holders if holder.state is State.LIVE and holder.references]
@@ -229,6 +229,12 @@ def _summary(holders: Sequence[Holder], balance: pl.DataFrame) -> str:
     total = len(balance)
     folios = _folios(total)
     if not by:
+        missing = int((balance["missing"] > 0).sum())
+        if missing:
+            which = f"{missing} of them {_have(missing)}" if total > 1 else "it has"
+            return (
+                f"{folios} searched for: no holder was found, and {which} references that nothing explains."
+            )
         return f"{folios} searched for: no holder was found besides what each page's own counts explain."
     parts = [
         f"{len(pfns)} held by {who}"

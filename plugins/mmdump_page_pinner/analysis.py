@@ -235,12 +235,6 @@ class Pinned(Analysis):
         tables = {"groups": group_table(groups, kernel.target.page_size), "stacks": stacks}
         text_tables = ["groups"]
         findings = released(groups)
-        if state.witnesses.seen:
-            unknown = None if marks_unreadable(kernel) else parts["untold"]["pfn"]
-            more, told = history_tables(kernel, state.witnesses, parts["seen"], self._ranges(state), unknown)
-            tables |= more
-            findings = [*told, *findings]
-            text_tables += ["timelines"]
         incomplete += state.witnesses.incomplete
         summary, holders = [headline(groups)], None
         if state.sought is not None:
@@ -257,6 +251,14 @@ class Pinned(Analysis):
                 findings += found.findings
                 notes += found.notes
                 incomplete += found.incomplete
+        if state.witnesses.seen:
+            unknown = None if marks_unreadable(kernel) else parts["untold"]["pfn"]
+            more, told = history_tables(
+                kernel, state.witnesses, parts["seen"], self._ranges(state), unknown, holders
+            )
+            tables |= more
+            findings = [*told, *findings]
+            text_tables.insert(1, "timelines")
         if state.areas:
             areas = state.areas if state.only is None else [state.areas[index] for index in state.only]
             cma, missing = cma_table(kernel, areas, parts["cma"])

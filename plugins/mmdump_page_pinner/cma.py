@@ -12,9 +12,7 @@ from mmdump.kernel.arrays import runs
 from mmdump.kernel.cma import read_cma_bitmap
 from mmdump.result import Column, Finding, Kind, Schema, Severity, Table
 from mmdump_page_pinner.groups import who_holds
-
-#: Holders that a finding names.
-_NAMED = 4
+from mmdump_page_pinner.live import held_now
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -182,22 +180,6 @@ def _held_now(
         return ""
     first = area["base_pfn"]
     inside = pl.col("pfn").is_between(first, first + area["size"] // page_size - 1)
-    live = holders.filter(inside, pl.col("state") == "live", pl.col("references") > 0)
     held = groups.filter((pl.col("state") == "held") & (pl.col("cma_area") == area["area"]))["folios"].sum()
-    by = (
-        live.with_columns(
-            who=pl.coalesce(
-                pl.when(pl.col("held_by") != "").then(pl.col("held_by")), "name", pl.lit("nobody with a name")
-            )
-        )
-        .group_by("kind", "who")
-        .agg(pl.col("pfn").n_unique().alias("folios"))
-        .sort("folios", "kind", "who", descending=[True, False, False])
-    )
-    parts = [f"{row['folios']} by {row['kind']} of {row['who']}" for row in by.head(_NAMED).to_dicts()]
-    if len(by) > _NAMED:
-        parts.append(f"and {len(by) - _NAMED} other holders")
-    unknown = held - live["pfn"].n_unique()
-    if unknown > 0:
-        parts.append(f"{unknown} by what was not found")
+    parts = held_now(holders.filter(inside), int(held))
     return f"now held: {', '.join(parts)}; " if parts else ""

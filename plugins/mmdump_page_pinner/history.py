@@ -87,6 +87,7 @@ TIMELINES = Schema(
 ROW_TYPES = pl.Schema(
     {
         "pfn": pl.Int64(),
+        "head_pfn": pl.Int64(),
         "state": pl.String(),
         "cma_area": pl.String(),
         "owner_comm": pl.String(),
@@ -193,7 +194,7 @@ def _allocations(kernel: Kernel, handles: pl.Series) -> pl.Series:
 def timelines_of(
     events: pl.DataFrame, pages: pl.DataFrame, unknown: pl.Series | None = _NONE
 ) -> pl.DataFrame:
-    """One row per page: :data:`TIMELINES` but for the story.
+    """One row per page: :data:`TIMELINES` but for the story, and the first page of its folio.
 
     :param unknown: PFNs of pages whose state cannot be told; None for all that are not among ``pages``.
     """
@@ -232,6 +233,7 @@ def timelines_of(
     )
     rows = pages.select(
         pl.col("pfn").cast(pl.Int64),
+        pl.col("head_pfn").cast(pl.Int64),
         "state",
         "cma_area",
         pl.when(pl.col("owner_pid").is_not_null()).then(who_of("owner_comm", "owner_pid")).alias("owner"),

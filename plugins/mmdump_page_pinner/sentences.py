@@ -16,6 +16,7 @@ from mmdump_page_pinner.history import (
     timeline_table,
     timelines_of,
 )
+from mmdump_page_pinner.live import held_now
 
 if TYPE_CHECKING:
     from mmdump.kernel import Kernel
@@ -33,6 +34,7 @@ def history_tables(
     pages: pl.DataFrame,
     ranges: Sequence[tuple[int, int]] | None,
     unknown: pl.Series | None,
+    holders: pl.DataFrame | None = None,
 ) -> tuple[dict[str, Table], list[Finding]]:
     """Tables ``timelines`` and ``history``, and what they say.
 
@@ -40,6 +42,7 @@ def history_tables(
     :param ranges: PFNs [first, last) that are asked about; None for all.
     :param unknown: PFNs of which the dump does not tell whether they are held or marked; None for all that
         are not among ``pages``.
+    :param holders: Table ``holders`` of mmdump holders, where they were searched for.
     """
     events = history_of(witnesses, pages, ranges)
     timelines = timelines_of(events, pages, unknown)
@@ -47,20 +50,23 @@ def history_tables(
         "timelines": timeline_table(timelines),
         "history": history_table(kernel, events, pages, witnesses),
     }
-    return tables, history_findings(timelines, witnesses.overrun)
+    return tables, history_findings(timelines, witnesses.overrun, holders)
 
 
-def history_findings(timelines: pl.DataFrame, lost: int) -> list[Finding]:
+def history_findings(
+    timelines: pl.DataFrame, lost: int, holders: pl.DataFrame | None = None
+) -> list[Finding]:
     """What is known of pages that were in the way: who let go of them, and what holds the others.
 
     :param lost: Events that are not in the trace any more.
+    :param holders: Table ``holders`` of mmdump holders, where they were searched for.
     """
     failed = timelines.filter(pl.col("failures") > 0)
     if not len(failed):
         return []
     freed = _groups(failed.filter((pl.col("state") != "held") & (pl.col("user_puts") > 0)))
     held = _groups(failed.filter(pl.col("state") == "held"))
-    findings = [_held(row, freed, lost) for row in held[:_TOLD]]
+    findings = [_held(row, freed, lost, holders) for row in held[:_TOLD]]
     findings += [_let_go(row) for row in freed[:_TOLD]]
     left = len(held[_TOLD:]) + len(freed[_TOLD:])
     if left:
@@ -80,6 +86,7 @@ def _groups(timelines: pl.DataFrame) -> list[dict[str, Any]]:
         .agg(
             pl.len().alias("pages"),
             pl.col("pfn").min().alias("first_pfn"),
+            pl.col("head_pfn").unique().alias("heads"),
             pl.col("failures").sum(),
             pl.col("first_failure").min(),
             pl.col("last_failure").max(),
@@ -106,8 +113,10 @@ def _asked(row: Mapping[str, Any]) -> str:
     return str(row["purpose"] or "a migration")
 
 
-def _held(row: Mapping[str, Any], freed: list[dict[str, Any]], lost: int) -> Finding:
-    """Pages that are held: what was put since, and what that leaves."""
+def _held(
+    row: Mapping[str, Any], freed: list[dict[str, Any]], lost: int, holders: pl.DataFrame | None
+) -> Finding:
+    """Pages that are held: what was put since, and who holds them, or where to look for that."""
     when = span(row["first_failure"], row["last_failure"])
     text = f"{_pages(row, 'held ')} stood in the way of {_asked(row)} {when}"
     if row["user_puts"]:
@@ -118,6 +127,11 @@ def _held(row: Mapping[str, Any], freed: list[dict[str, Any]], lost: int) -> Fin
         only = "only the migration put references of its own" if row["migration_puts"] else "nobody put any"
         them = "it" if row["pages"] == 1 else "them"
         text += f"; since then {only}: what holds {them} was got before, and has no put yet"
+    now = []
+    if holders is not None:
+        now = held_now(holders.filter(pl.col("pfn").is_in(row["heads"])), len(row["heads"]))
+    if now:
+        text += f"; now held: {', '.join(now)}"
     peer = next(
         (
             each
@@ -126,7 +140,7 @@ def _held(row: Mapping[str, Any], freed: list[dict[str, Any]], lost: int) -> Fin
         ),
         None,
     )
-    if peer is not None and not row["user_puts"]:
+    if peer is not None and not now and not row["user_puts"]:
         text += (
             f". Pages that the same call chain allocated were put by {peer['put_by'] or 'somebody else'}: "
             f"look there for a get without a put{_holder(peer)}"

@@ -85,6 +85,15 @@ def test_it_is_told_in_sentences(pinned: Result) -> None:
     assert "put by pipe_read -> page_cache_pipe_buf_release of work 70" in freed
 
 
+def test_where_to_look_is_only_said_of_pages_whose_holder_was_not_found(
+    kernel: Kernel, plugins: Plugins, workload: truth.Workload
+) -> None:
+    found = run_one(kernel, plugins.analyses()["pinned"](holders=True))  # type: ignore[call-arg]
+    [held] = [each.message for each in found.findings if each.key == "history-held"]
+    assert held.endswith("has no put yet; now held: 6 by pipe of pid 70 (work), fd 3, 4.")
+    assert "look there" not in held
+
+
 def test_the_saved_text_tells_the_same(pinned: Result, saved: Result) -> None:
     # The text has microseconds, and names without offsets.
     for name in ("timelines", "history"):
