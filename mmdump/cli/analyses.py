@@ -10,7 +10,7 @@ import click
 
 from mmdump.cli.completion import listed
 from mmdump.cli.session import output_options, run, shared_of, target_options
-from mmdump.errors import IncompleteError, MmdumpError
+from mmdump.errors import IncompleteError, MmdumpError, is_full
 
 if TYPE_CHECKING:
     from mmdump.analysis import Analysis
@@ -94,7 +94,7 @@ def _scan(
         raise
     except Exception as error:
         plugin = plugins.of(type(analysis))
-        if plugin is None or plugin.own:
+        if plugin is None or plugin.own or is_full(error):
             raise
         raise IncompleteError(
             f"{analysis.name}, of plugin {plugin.name} ({plugin.source}), failed: "
