@@ -83,6 +83,37 @@ def test_a_column_of_another_table_is_found(mmdump: Mmdump, tmp_path: Path) -> N
     assert "--table stacks" in _fails(mmdump("page-owner", dump, "-f", "csv", "--sort", "status"), 2)
 
 
+def test_a_value_of_the_same_column_of_another_table_is_found(mmdump: Mmdump, tmp_path: Path) -> None:
+    dump = dump_of("cma-failure", tmp_path)
+    error = _fails(mmdump("pinned", dump, "--holders", "--where", "kind = 'pipe'"), 2)
+    assert "kind is never 'pipe'" in error
+    assert "holders and held_by have a kind of other values: --table holders or --table held_by." in error
+    assert "Values of kind: " in error
+
+
+@pytest.mark.parametrize(
+    ("command", "table", "option"),
+    [
+        *(("pinned", table, "--holders") for table in ("holders", "held_by", "balance")),
+        ("pinned", "cma", "--cma"),
+        ("buddy", "want", "--want ORDER"),
+    ],
+)
+def test_a_table_that_an_option_makes_is_told_with_the_option(
+    mmdump: Mmdump, command: str, table: str, option: str
+) -> None:
+    error = _fails(mmdump(command, "no-such-dump", "--table", table), 2)
+    assert f"{command} has table '{table}' only with {option.partition(' ')[0]}." in error
+    assert f"mmdump {command} ... {option} --table {table}" in error
+
+
+def test_the_option_makes_the_table(mmdump: Mmdump, tmp_path: Path) -> None:
+    dump = dump_of("cma-failure", tmp_path)
+    for table in ("holders", "held_by", "balance", "cma"):
+        assert mmdump("pinned", dump, "--cma", "--holders", "--table", table).status == 0
+    assert mmdump("buddy", dump, "--want", "3", "--table", "want").status == 0
+
+
 def test_a_dump_where_a_command_belongs_is_told_from_one(mmdump: Mmdump, tmp_path: Path) -> None:
     (tmp_path / "out dir").mkdir()
     (tmp_path / "out dir" / "vmcore").write_bytes(b"")

@@ -199,12 +199,12 @@ def run(
 
 @contextlib.contextmanager
 def _columns_elsewhere(schemas: Sequence[Schema]) -> Iterator[None]:
-    """Where a column is missing, say which of these tables has it."""
-    from mmdump.render import NoColumnError
+    """Where a column is missing, or never is that, say which of these tables has it."""
+    from mmdump.render import ElsewhereError
 
     try:
         yield
-    except NoColumnError as error:
+    except ElsewhereError as error:
         raise error.among(schemas) from None
 
 

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from mmdump.errors import UsageError
-from mmdump.result import Schema
+from mmdump.result import Column, Schema
 
 __all__ = [
+    "ElsewhereError",
     "NoColumnError",
     "Token",
     "cannot",
@@ -65,12 +66,32 @@ def find_column(schema: Schema, name: str) -> str | None:
     return same[0] if len(same) == 1 else None
 
 
-class NoColumnError(UsageError):
-    """A column was named that the table does not have; another table of the same result may.
+class ElsewhereError(UsageError):
+    """A column was asked for what it cannot give; that of another table of the same result may.
 
     :ivar column: The name.
     :ivar schema: The table.
     """
+
+    column: str
+    schema: Schema
+
+    def among(self, tables: Iterable[Schema]) -> ElsewhereError:
+        """The error where it is known which other tables there are: it names those that have the column."""
+        having = dict.fromkeys(
+            each.name for each in tables if each.name != self.schema.name and self._has(each)
+        )
+        return self._with(list(having)) if having else self
+
+    def _has(self, table: Schema) -> bool:
+        return find_column(table, self.column) is not None
+
+    def _with(self, having: Sequence[str]) -> ElsewhereError:
+        raise NotImplementedError
+
+
+class NoColumnError(ElsewhereError):
+    """A column was named that the table does not have."""
 
     def __init__(self, message: str, column: str, schema: Schema, advice: Sequence[str] = ()) -> None:
         begun = [name for name in schema.names if name.startswith(f"{column.lower()}_")]
@@ -81,17 +102,33 @@ class NoColumnError(UsageError):
         self.schema = schema
         self._advice = advice
 
-    def among(self, tables: Iterable[Schema]) -> NoColumnError:
-        """The error where it is known which other tables there are: it names those that have the column."""
-        having = dict.fromkeys(
-            each.name
-            for each in tables
-            if each.name != self.schema.name and find_column(each, self.column) is not None
-        )
-        if not having:
-            return self
-        there = f"{self.column} is a column of {' and '.join(having)}: --table {next(iter(having))}."
+    def _with(self, having: Sequence[str]) -> NoColumnError:
+        there = f"{self.column} is a column of {' and '.join(having)}: --table {having[0]}."
         return NoColumnError(self.message, self.column, self.schema, [*self._advice, there])
+
+
+class NoValueError(ElsewhereError):
+    """A column was compared with what it never is."""
+
+    def __init__(self, text: str, column: Column, value: str, schema: Schema, advice: str = "") -> None:
+        values = f"Values of {column.name}: {', '.join(column.values)}."
+        super().__init__(
+            cannot(text, f"{column.name} is never {value!r}").message, f"{advice} {values}".lstrip()
+        )
+        self.column = column.name
+        self.schema = schema
+        self._given = text, column, value, schema
+
+    def _has(self, table: Schema) -> bool:
+        name = find_column(table, self.column)
+        values = table.column(name).values if name is not None else ()
+        return name is not None and (not values or self._given[2] in values)
+
+    def _with(self, having: Sequence[str]) -> NoValueError:
+        have = f"{' and '.join(having)} {'has' if len(having) == 1 else 'have'}"
+        choose = " or ".join(f"--table {each}" for each in having)
+        there = f"{have} a {self.column} of other values: {choose}."
+        return NoValueError(*self._given, there)
 
 
 @dataclass(frozen=True)
@@ -213,14 +250,10 @@ def _check_values(text: str, tokens: list[Token], schema: Schema) -> None:
     for index, column in enumerate(tokens):
         if column.kind != "column":
             continue
-        values = schema.column(str(column.value)).values
-        for value in _compared_with(tokens, index) if values else ():
-            if value not in values:
-                raise cannot(
-                    text,
-                    f"{column.value} is never {value!r}",
-                    f"Values of {column.value}: {', '.join(values)}.",
-                )
+        known = schema.column(str(column.value))
+        for value in _compared_with(tokens, index) if known.values else ():
+            if value not in known.values:
+                raise NoValueError(text, known, value, schema)
 
 
 def _compared_with(tokens: list[Token], index: int) -> list[str]:
