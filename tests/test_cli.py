@@ -47,10 +47,19 @@ def test_a_command_explains_its_options_without_a_dump(mmdump: Mmdump) -> None:
         (("pinned",), "no vmcore"),
         (("pinned", "core", "--live"), "both"),
         (("pinned", "core", "-f", "xml"), "there is no format xml"),
+        (("pinned", "core", "-f", "html"), "mmdump report makes a document, html or md, of all there is."),
+        (("report", "core", "-o", "x.csv"), "x.csv: no format of reports has the suffix .csv"),
+        (("report", "core", "-o", "x.csv"), "Suffixes: .html, .htm, .md, .markdown, .txt, .text, .json; or "),
+        (("report", "core", "-o", "x"), "x: its name does not say in which format"),
     ],
 )
 def test_usage_errors_are_explained(mmdump: Mmdump, arguments: tuple[str, ...], words: str) -> None:
     assert words in _fails(mmdump(*arguments), 2)
+
+
+def test_formats_are_known_in_capitals_too(mmdump: Mmdump) -> None:
+    assert mmdump("snapshot", "list", "-f", "CSV").out == mmdump("snapshot", "list", "-f", "csv").out
+    assert "core: no such file" in _fails(mmdump("report", "core", "-f", "Markdown"), 3)
 
 
 def test_an_unknown_command_or_option_is_a_usage_error(mmdump: Mmdump) -> None:

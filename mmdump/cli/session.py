@@ -301,8 +301,13 @@ def rendering(
 
     formats = shared.plugins.formats()
     chosen = format_ or (format_of(output, formats) if output else None) or "text"
+    chosen = chosen if chosen in formats else chosen.lower()
     if chosen not in formats:
-        raise UsageError(f"there is no format {chosen}", f"Formats: {', '.join(formats)}.")
+        known = f"Formats: {', '.join(formats)}."
+        document = " mmdump report makes a document, html or md, of all there is."
+        raise UsageError(
+            f"there is no format {format_}", known + document * (chosen in ("html", "htm", "md", "markdown"))
+        )
     terminal = output is None and sys.stdout.isatty()
     # In a script, standard output may be a string.
     as_text = output is None and (terminal or not hasattr(sys.stdout, "buffer"))
