@@ -126,7 +126,8 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--where",
             metavar="EXPR",
-            help='Only rows for which this SQL condition holds, such as "order >= 9 AND pfn < 0x1be00".',
+            help='Only rows for which this SQL condition holds, such as "order >= 9 AND pfn < 0x1be00". '
+            "Sizes are bytes and times nanoseconds, unless a unit is given: bytes > 1MiB, ts_nsec > 7.5s.",
         ),
         click.option("--table", metavar="NAME", shell_complete=tables, help="Only this table."),
         click.option(
