@@ -72,6 +72,12 @@ def test_a_command_that_is_nearly_one_is_suggested_a_plugins_too(mmdump: Mmdump)
     assert "Did you mean snapshot?" in mmdump("snapshoot").err
 
 
+def test_help_as_a_command_is_shown_the_option(mmdump: Mmdump) -> None:
+    assert "No such command 'help'. Help is an option: mmdump --help." in mmdump("help").err
+    assert "Help is an option: mmdump pinned --help." in mmdump("help", "pinned").err
+    assert "Help is an option: mmdump --help." in mmdump("help", "-v").err
+
+
 def test_info_without_debug_info_begins_with_what_to_do(mmdump: Mmdump, tmp_path: Path) -> None:
     dump = dump_of("cma-failure", tmp_path)
     (tmp_path / "vmlinux").unlink()

@@ -64,6 +64,9 @@ class _Group(click.Group):
             name = args[0] if args else ""
             attached = shared_of(ctx).attached is not None
             meant = None if attached else command_for(name)
+            if name == "help" and meant is None:
+                about = [word for word in args[1:2] if not word.startswith("-")]
+                meant = f"Help is an option: {' '.join([ctx.command_path, *about])} --help."
             close = difflib.get_close_matches(name, self.list_commands(ctx), 2)
             if meant is None and close and not name.startswith("-"):
                 meant = f"Did you mean {' or '.join(close)}?"
