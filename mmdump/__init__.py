@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+# As typing's, which takes time to import; until all is imported an interrupt is a traceback.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     import pluggy

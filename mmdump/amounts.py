@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["bytes_text", "counted", "nsec_text"]
+__all__ = ["agreeing", "bytes_text", "counted", "nsec_text"]
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
@@ -20,6 +20,11 @@ def bytes_text(size: int) -> str:
     if tenths >= 10240 and power + 1 < len(_UNITS):
         return f"1.0 {_UNITS[power + 1]}"
     return f"{tenths // 10}.{tenths % 10} {_UNITS[power]}"
+
+
+def agreeing(number: int, one: str, more: str) -> str:
+    """The word that goes with so many of something: ``is`` or ``are``."""
+    return one if number == 1 else more
 
 
 def counted(number: int, one: str, more: str | None = None) -> str:

@@ -55,6 +55,7 @@ class Option:
     :param metavar: What its value is called.
     :param optional_value: The value taken when the option is given without one; None demands a value.
     :param choices: Words that its value (or its list's elements, between commas) may be, for completion.
+    :param tables: The names of tables that there are only with this option.
     """
 
     flag: str
@@ -62,6 +63,7 @@ class Option:
     metavar: str | None = None
     optional_value: str | None = None
     choices: Sequence[str] = ()
+    tables: Sequence[str] = ()
 
 
 def option(
@@ -72,13 +74,14 @@ def option(
     metavar: str | None = None,
     optional_value: str | None = None,
     choices: Sequence[str] = (),
+    tables: Sequence[str] = (),
 ) -> Any:
     """Declare a dataclass field of an analysis as a command line option.
 
     The field's type says what it takes: ``bool`` a switch, ``int | None`` or ``str | None`` one value,
     ``tuple[str, ...]`` any number of values.
     """
-    described = Option(flag, help, metavar, optional_value, tuple(choices))
+    described = Option(flag, help, metavar, optional_value, tuple(choices), tuple(tables))
     return dataclasses.field(default=default, metadata={"option": described})
 
 

@@ -16,9 +16,12 @@ A healthy kernel is stopped anywhere by a crash: what is broken for a moment on 
 
 from __future__ import annotations
 
+import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
+
+from mmdump.amounts import counted
 
 if TYPE_CHECKING:
     import polars as pl
@@ -43,7 +46,8 @@ class Violations:
     """Pages of a range that break an invariant, all in the same way.
 
     :param what: What is wrong, such as ``"order {order}, but pfn is no multiple"``; names in braces are
-        filled from ``values`` for the pages that are shown.
+        filled from ``values`` for the pages that are shown. ``{pins:time}`` is so many of that: ``1 time``,
+        ``2 times``.
     :param rows: Row numbers within the range, int64.
     :param values: One value for each *row of the range* (as columns of a PageRange are), by name.
     """
@@ -54,7 +58,19 @@ class Violations:
 
     def text(self, row: int) -> str:
         """What is wrong with the page in that row."""
-        return self.what.format(**{name: values[row] for name, values in self.values.items()})
+        return _FILLED.vformat(self.what, (), {name: values[row] for name, values in self.values.items()})
+
+
+class _Filled(string.Formatter):
+    """``{number:word}`` is so many of them; formats of numbers have one letter, and a word more."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if len(format_spec) > 1 and format_spec.isalpha():
+            return counted(int(value), format_spec)
+        return str(super().format_field(value, format_spec))
+
+
+_FILLED = _Filled()
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from enum import IntEnum
 
 __all__ = [
@@ -9,8 +10,10 @@ __all__ = [
     "IncompleteError",
     "MmdumpError",
     "OpenError",
+    "OutputError",
     "UnsupportedError",
     "UsageError",
+    "is_full",
 ]
 
 
@@ -26,6 +29,8 @@ class ExitStatus(IntEnum):
     UNSUPPORTED = 4
     #: Data that the analysis needed could not be read, or a plugin failed.
     INCOMPLETE = 5
+    #: The output cannot be written: the disk is full.
+    OUTPUT = 6
 
 
 class MmdumpError(Exception):
@@ -65,3 +70,14 @@ class IncompleteError(MmdumpError):
     """What had to be read for any answer at all is not in the dump, or is broken."""
 
     status = ExitStatus.INCOMPLETE
+
+
+class OutputError(MmdumpError):
+    """The output cannot be written, since there is no room for it."""
+
+    status = ExitStatus.OUTPUT
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether it says that there is no room for what was to be written: on the disk, or in a file."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

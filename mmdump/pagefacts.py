@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
+from mmdump.amounts import counted
 from mmdump.errors import MmdumpError
 from mmdump.kernel.cma import read_cma_bitmap
 from mmdump.kernel.pcp import NO_CPU
@@ -162,7 +163,7 @@ def _references(kernel: Kernel, pages: PageRange, row: int) -> Section:
         kind = "other"
     batched = int(kernel.folio_batches.references(rows + pages.start)[0])
     cached = bool((kinds.file | kinds.shmem)[0])
-    parts = [f"{int(account.mapcount[0])} mappings"]
+    parts = [counted(int(account.mapcount[0]), "mapping")]
     if cached:
         parts.append(f"page cache {1 << int(pages.folio_order[row])}")
     elif pages.has_all_flags("PG_swapcache", "PG_swapbacked", at=rows)[0]:

@@ -20,6 +20,8 @@ __all__ = ["PageWord", "find_page"]
 
 #: Kernel addresses begin here on every 64-bit architecture that mmdump reads.
 _KERNEL_HALF = 1 << 63
+#: No machine has so many pages: physical addresses have at most 52 bits, and pages 4 KiB or more.
+_NO_PFN = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ def find_page(kernel: Kernel, word: str, pid: int | None = None) -> PageWord:
         found = PageWord(number, f"PFN {number:#x}")
     if not kernel.memmap.valid(np.array([found.pfn], np.uint64).astype(np.int64))[0]:
         hint = "Numbers without 0x are decimal; phys:0x... is a physical address."
+        if pid is None and word == physical and _NO_PFN <= number < _KERNEL_HALF:
+            hint = "It looks like a user address: --pid PID says of which task."
         raise UsageError(f"{word} is PFN {found.pfn:#x}, which has no struct page", hint)
     return found
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from mmdump import hookspecs
+from mmdump.amounts import counted
 from mmdump.errors import UsageError
 from mmdump.result import Column, Result, Schema, Table
 
@@ -337,7 +338,7 @@ def plugin_table(plugins: Plugins) -> Result:
     )
     return Result(
         "plugins",
-        summary=[f"{len(found)} plugins"],
+        summary=[counted(len(found), "plugin")],
         tables={PLUGINS.name: Table(PLUGINS, frame)},
         primary=PLUGINS.name,
         text_tables=[PLUGINS.name],

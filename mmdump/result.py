@@ -13,6 +13,8 @@ from typing import Protocol
 
 import polars as pl
 
+from mmdump.amounts import counted
+
 __all__ = [
     "Bars",
     "Column",
@@ -153,6 +155,11 @@ class Table:
                 f"table {self.schema.name}: columns {self.frame.columns} are not {list(self.schema.names)}"
             )
 
+    def __repr__(self) -> str:
+        """One line: what it is. Its frame shows the rows."""
+        rows, columns = self.frame.shape
+        return f"<Table {self.name}: {counted(rows, 'row')}, {counted(columns, 'column')}>"
+
     @classmethod
     def of_rows(cls, schema: Schema, rows: Sequence[Mapping[str, object]]) -> Table:
         """A table of few rows; a column that is missing in a row is absent there.
@@ -284,6 +291,19 @@ class Result:
     incomplete: Sequence[str] = ()
     coverage: Coverage | None = None
     target: Mapping[str, object] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """One line: what there is to look at, not all that it holds."""
+        tables = ", ".join(
+            f"{name} ({counted(table.frame.height, 'row')})" for name, table in self.tables.items()
+        )
+        parts = [
+            f"tables {tables}" if tables else "no tables",
+            counted(len(self.findings), "finding"),
+            counted(len(self.notes), "note"),
+            f"incomplete: {len(self.incomplete)}" if self.incomplete else "complete",
+        ]
+        return f"<Result of {self.analysis}: {'; '.join(parts)}>"
 
     def with_table(self, table: Table) -> Result:
         """This result with one more (or another) table, put first when it is the primary one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mmdump.amounts import bytes_text, counted
+from mmdump.amounts import agreeing, bytes_text, counted
 
 
 @pytest.mark.parametrize(
@@ -21,4 +21,5 @@ def test_a_size_is_in_the_largest_unit_that_it_fills(size: int, text: str) -> No
 
 def test_one_is_one_and_more_are_more() -> None:
     assert [counted(n, "page") for n in (0, 1, 2)] == ["0 pages", "1 page", "2 pages"]
+    assert [agreeing(n, "is", "are") for n in (0, 1, 2)] == ["are", "is", "are"]
     assert counted(2, "CMA area of many", "CMA areas of many") == "2 CMA areas of many"

@@ -47,10 +47,19 @@ def test_a_command_explains_its_options_without_a_dump(mmdump: Mmdump) -> None:
         (("pinned",), "no vmcore"),
         (("pinned", "core", "--live"), "both"),
         (("pinned", "core", "-f", "xml"), "there is no format xml"),
+        (("pinned", "core", "-f", "html"), "mmdump report makes a document, html or md, of all there is."),
+        (("report", "core", "-o", "x.csv"), "x.csv: no format of reports has the suffix .csv"),
+        (("report", "core", "-o", "x.csv"), "Suffixes: .html, .htm, .md, .markdown, .txt, .text, .json; or "),
+        (("report", "core", "-o", "x"), "x: its name does not say in which format"),
     ],
 )
 def test_usage_errors_are_explained(mmdump: Mmdump, arguments: tuple[str, ...], words: str) -> None:
     assert words in _fails(mmdump(*arguments), 2)
+
+
+def test_formats_are_known_in_capitals_too(mmdump: Mmdump) -> None:
+    assert mmdump("snapshot", "list", "-f", "CSV").out == mmdump("snapshot", "list", "-f", "csv").out
+    assert "core: no such file" in _fails(mmdump("report", "core", "-f", "Markdown"), 3)
 
 
 def test_an_unknown_command_or_option_is_a_usage_error(mmdump: Mmdump) -> None:
@@ -61,6 +70,12 @@ def test_an_unknown_command_or_option_is_a_usage_error(mmdump: Mmdump) -> None:
 def test_a_command_that_is_nearly_one_is_suggested_a_plugins_too(mmdump: Mmdump) -> None:
     assert "Did you mean pinned?" in mmdump("pined", "vmcore").err
     assert "Did you mean snapshot?" in mmdump("snapshoot").err
+
+
+def test_help_as_a_command_is_shown_the_option(mmdump: Mmdump) -> None:
+    assert "No such command 'help'. Help is an option: mmdump --help." in mmdump("help").err
+    assert "Help is an option: mmdump pinned --help." in mmdump("help", "pinned").err
+    assert "Help is an option: mmdump --help." in mmdump("help", "-v").err
 
 
 def test_info_without_debug_info_begins_with_what_to_do(mmdump: Mmdump, tmp_path: Path) -> None:
@@ -81,6 +96,37 @@ def test_a_column_of_another_table_is_found(mmdump: Mmdump, tmp_path: Path) -> N
     assert hint in _fails(mmdump("pinned", dump, "--where", "owner = 'tar'"), 2)
     assert "--table stacks" in _fails(mmdump("pinned", dump, "--columns", "frames"), 2)
     assert "--table stacks" in _fails(mmdump("page-owner", dump, "-f", "csv", "--sort", "status"), 2)
+
+
+def test_a_value_of_the_same_column_of_another_table_is_found(mmdump: Mmdump, tmp_path: Path) -> None:
+    dump = dump_of("cma-failure", tmp_path)
+    error = _fails(mmdump("pinned", dump, "--holders", "--where", "kind = 'pipe'"), 2)
+    assert "kind is never 'pipe'" in error
+    assert "holders and held_by have a kind of other values: --table holders or --table held_by." in error
+    assert "Values of kind: " in error
+
+
+@pytest.mark.parametrize(
+    ("command", "table", "option"),
+    [
+        *(("pinned", table, "--holders") for table in ("holders", "held_by", "balance")),
+        ("pinned", "cma", "--cma"),
+        ("buddy", "want", "--want ORDER"),
+    ],
+)
+def test_a_table_that_an_option_makes_is_told_with_the_option(
+    mmdump: Mmdump, command: str, table: str, option: str
+) -> None:
+    error = _fails(mmdump(command, "no-such-dump", "--table", table), 2)
+    assert f"{command} has table '{table}' only with {option.partition(' ')[0]}." in error
+    assert f"mmdump {command} ... {option} --table {table}" in error
+
+
+def test_the_option_makes_the_table(mmdump: Mmdump, tmp_path: Path) -> None:
+    dump = dump_of("cma-failure", tmp_path)
+    for table in ("holders", "held_by", "balance", "cma"):
+        assert mmdump("pinned", dump, "--cma", "--holders", "--table", table).status == 0
+    assert mmdump("buddy", dump, "--want", "3", "--table", "want").status == 0
 
 
 def test_a_dump_where_a_command_belongs_is_told_from_one(mmdump: Mmdump, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from mmdump.cli.report import report_command
 from mmdump.cli.session import Shared, shared_of
 from mmdump.cli.shell import shell_command
 from mmdump.cli.snapshot import demo_command, snapshot_command
-from mmdump.errors import ExitStatus, MmdumpError, UsageError
+from mmdump.errors import ExitStatus, MmdumpError, OutputError, UsageError, is_full
 
 __all__ = ["main"]
 
@@ -64,6 +64,9 @@ class _Group(click.Group):
             name = args[0] if args else ""
             attached = shared_of(ctx).attached is not None
             meant = None if attached else command_for(name)
+            if name == "help" and meant is None:
+                about = [word for word in args[1:2] if not word.startswith("-")]
+                meant = f"Help is an option: {' '.join([ctx.command_path, *about])} --help."
             close = difflib.get_close_matches(name, self.list_commands(ctx), 2)
             if meant is None and close and not name.startswith("-"):
                 meant = f"Did you mean {' or '.join(close)}?"
@@ -159,6 +162,12 @@ def _explain(error: MmdumpError) -> None:
         click.echo(escape(error.hint), err=True)
 
 
+def _drop_output() -> None:
+    """What is still to be written to standard output would fail again at exit."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -186,15 +195,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         _explain(error)
         status = error.status
+        if isinstance(error, OutputError):
+            _drop_output()
     except _TerminatedError:
         status = 128 + signal.SIGTERM
     except KeyboardInterrupt:
         click.echo("mmdump: interrupted", err=True)
         status = 128 + signal.SIGINT
     except BrokenPipeError:
-        # Whoever read our output has seen enough. Nothing must be flushed into the pipe at exit.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read our output has seen enough.
+        _drop_output()
         status = 128 + signal.SIGPIPE
     except OSError as error:
         if debug:
@@ -202,6 +212,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         what = f"{error.filename}: " if error.filename else ""
         _explain(MmdumpError(f"{what}{error.strerror or error}"))
         status = ExitStatus.INTERNAL
+        if is_full(error):
+            status = ExitStatus.OUTPUT
+            _drop_output()
     except Exception as error:
         if debug:
             traceback.print_exc()

@@ -10,7 +10,7 @@ import click
 
 from mmdump.cli.completion import listed
 from mmdump.cli.session import output_options, run, shared_of, target_options
-from mmdump.errors import IncompleteError, MmdumpError
+from mmdump.errors import IncompleteError, MmdumpError, UsageError, is_full
 
 if TYPE_CHECKING:
     from mmdump.analysis import Analysis
@@ -34,6 +34,7 @@ def analysis_command(analysis: type[Analysis]) -> click.Command:
     def command(ctx: click.Context, /, **given: Any) -> None:
         names = [name for name, *_ in options(analysis)]
         words = {name: given.pop(name) for name in names}
+        _see_table(analysis, words, given["table"])
         if words_of is not None:
             rest = given.pop(words_of[0])
             if given["live"] and given["vmcore"] is not None:
@@ -67,6 +68,23 @@ def analysis_command(analysis: type[Analysis]) -> click.Command:
     return made
 
 
+def _see_table(analysis: type[Analysis], words: dict[str, Any], table: str | None) -> None:
+    """See that the table that is asked for is made: before memory is read for nothing.
+
+    :raises UsageError: Only an option that was not given makes it.
+    """
+    from mmdump.analysis import options
+
+    for name, _, default, described in options(analysis):
+        if table in described.tables and words[name] == default:
+            takes = described.metavar if described.optional_value is None else None
+            flag = f"{described.flag} {takes}" if takes else described.flag
+            raise UsageError(
+                f"{analysis.name} has table {table!r} only with {described.flag}.",
+                f"Add it: mmdump {analysis.name} ... {flag} --table {table}",
+            )
+
+
 def _swallowed(analysis: type[Analysis], words: dict[str, Any]) -> str | None:
     """The dump, when an option whose value may be left out stood before it and took it for its value."""
     from mmdump.analysis import options
@@ -94,7 +112,7 @@ def _scan(
         raise
     except Exception as error:
         plugin = plugins.of(type(analysis))
-        if plugin is None or plugin.own:
+        if plugin is None or plugin.own or is_full(error):
             raise
         raise IncompleteError(
             f"{analysis.name}, of plugin {plugin.name} ({plugin.source}), failed: "

@@ -126,7 +126,8 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--where",
             metavar="EXPR",
-            help='Only rows for which this SQL condition holds, such as "order >= 9 AND pfn < 0x1be00".',
+            help='Only rows for which this SQL condition holds, such as "order >= 9 AND pfn < 0x1be00". '
+            "Sizes are bytes and times nanoseconds, unless a unit is given: bytes > 1MiB, ts_nsec > 7.5s.",
         ),
         click.option("--table", metavar="NAME", shell_complete=tables, help="Only this table."),
         click.option(
@@ -199,12 +200,12 @@ def run(
 
 @contextlib.contextmanager
 def _columns_elsewhere(schemas: Sequence[Schema]) -> Iterator[None]:
-    """Where a column is missing, say which of these tables has it."""
-    from mmdump.render import NoColumnError
+    """Where a column is missing, or never is that, say which of these tables has it."""
+    from mmdump.render import ElsewhereError
 
     try:
         yield
-    except NoColumnError as error:
+    except ElsewhereError as error:
         raise error.among(schemas) from None
 
 
@@ -301,8 +302,13 @@ def rendering(
 
     formats = shared.plugins.formats()
     chosen = format_ or (format_of(output, formats) if output else None) or "text"
+    chosen = chosen if chosen in formats else chosen.lower()
     if chosen not in formats:
-        raise UsageError(f"there is no format {chosen}", f"Formats: {', '.join(formats)}.")
+        known = f"Formats: {', '.join(formats)}."
+        document = " mmdump report makes a document, html or md, of all there is."
+        raise UsageError(
+            f"there is no format {format_}", known + document * (chosen in ("html", "htm", "md", "markdown"))
+        )
     terminal = output is None and sys.stdout.isatty()
     # In a script, standard output may be a string.
     as_text = output is None and (terminal or not hasattr(sys.stdout, "buffer"))

@@ -19,10 +19,11 @@ from mmdump.render.query import Query, QueryStream
 from mmdump.render.speedscope import SpeedscopeRenderer
 from mmdump.render.stacks import StackRenderer
 from mmdump.render.text import TextRenderer
-from mmdump.render.tokens import NoColumnError
+from mmdump.render.tokens import ElsewhereError, NoColumnError
 
 __all__ = [
     "FORMATS",
+    "ElsewhereError",
     "FormatSpec",
     "NoColumnError",
     "OneTable",

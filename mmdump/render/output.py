@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
 
-from mmdump.errors import UsageError
+from mmdump.errors import OutputError, UsageError, is_full
 from mmdump.render.escape import escape
 
 if TYPE_CHECKING:
@@ -35,7 +35,27 @@ def open_output(path: str | os.PathLike[str] | None, force: bool = False) -> Ite
 
     :param force: Replace an existing file, keeping its mode.
     :raises UsageError: The file exists and may not be replaced, or cannot be made.
+    :raises OutputError: There is no room for what is written.
     """
+    with _room(path), _opened(path, force) as out:
+        yield out
+
+
+@contextmanager
+def _room(path: str | os.PathLike[str] | None) -> Iterator[None]:
+    """No room for the output, in words."""
+    try:
+        yield
+    except OSError as error:
+        if not is_full(error):
+            raise
+        shown = "standard output" if path is None or os.fspath(path) == "-" else os.fspath(path)
+        # A format may need room elsewhere, and says where.
+        raise OutputError(f"{error.filename or shown}: {error.strerror}.") from error
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str] | None, force: bool) -> Iterator[BinaryIO]:
     if path is None or os.fspath(path) == "-":
         # What was printed before comes first.
         sys.stdout.flush()

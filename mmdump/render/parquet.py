@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -59,15 +62,16 @@ class ParquetRenderer(OneTable):
                 # Small, or without rows: then nobody knows the types.
                 empty = pl.DataFrame(schema=dict.fromkeys(self._schema.names, pl.String))
                 frame = pl.concat(self._waiting, how="vertical_relaxed") if self._waiting else empty
-                frame.write_parquet(self.out)
+                self.out.write(_parquet(frame))
                 return
             self._part()
             frames = [pl.scan_parquet(part) for part in self._parts]
             assert self._folder is not None
             whole = Path(self._folder.name) / "whole.parquet"
-            pl.concat(frames, how="vertical_relaxed").sink_parquet(
-                whole, row_group_size=_PART_ROWS, maintain_order=True
-            )
+            with _disk_errors(whole):
+                pl.concat(frames, how="vertical_relaxed").sink_parquet(
+                    whole, row_group_size=_PART_ROWS, maintain_order=True
+                )
             with whole.open("rb") as file:
                 shutil.copyfileobj(file, self.out, 1 << 20)
         finally:
@@ -80,6 +84,39 @@ class ParquetRenderer(OneTable):
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="mmdump-parquet-")
         path = Path(self._folder.name) / f"{len(self._parts):06}.parquet"
-        pl.concat(self._waiting, how="vertical_relaxed").write_parquet(path)
+        part = _parquet(pl.concat(self._waiting, how="vertical_relaxed"))
+        with _naming(path):
+            path.write_bytes(part)
         self._parts.append(path)
         self._waiting, self._rows = [], 0
+
+
+def _parquet(frame: pl.DataFrame) -> memoryview:
+    """A part as a file: what polars says of a file that it cannot write does not tell why."""
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer)
+    return buffer.getbuffer()
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """What the system says of a temporary file names it."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Where polars fails to write a file, and so does Python, why: polars hides it in an error of its own.
+
+    :raises OSError: No more can be written.
+    """
+    try:
+        yield
+    except pl.exceptions.PolarsError:
+        with _naming(path), path.open("ab", buffering=0) as file:
+            file.write(bytes(1 << 20))
+        raise

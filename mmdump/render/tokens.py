@@ -8,9 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from mmdump.errors import UsageError
-from mmdump.result import Schema
+from mmdump.render.units import UNITS, UNITS_HINT, with_unit
+from mmdump.result import Column, Kind, Schema
 
 __all__ = [
+    "ElsewhereError",
     "NoColumnError",
     "Token",
     "cannot",
@@ -24,7 +26,7 @@ _TOKEN = re.compile(
     r"""\s*(?:
       (?P<string>'(?:[^']|'')*')
     | (?P<quoted>"(?:[^"]|"")+")
-    | (?P<number>(?:0[xX][0-9a-fA-F]+|\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)(?![\w.]))
+    | (?P<number>(?:0[xX][0-9a-fA-F]+|\d+(?:\.\d+)?(?:[eE][+-]?\d+)?(?:[num]?s|[mhd]|[KMGT]iB|B)?)(?![\w.]))
     | (?P<word>[^\W\d]\w*)
     | (?P<symbol><=>|<>|!=|==|<=|>=|!~\*|!~|~\*|\|\||[-=<>+*/%&|~(),])
     )""",
@@ -65,12 +67,32 @@ def find_column(schema: Schema, name: str) -> str | None:
     return same[0] if len(same) == 1 else None
 
 
-class NoColumnError(UsageError):
-    """A column was named that the table does not have; another table of the same result may.
+class ElsewhereError(UsageError):
+    """A column was asked for what it cannot give; that of another table of the same result may.
 
     :ivar column: The name.
     :ivar schema: The table.
     """
+
+    column: str
+    schema: Schema
+
+    def among(self, tables: Iterable[Schema]) -> ElsewhereError:
+        """The error where it is known which other tables there are: it names those that have the column."""
+        having = dict.fromkeys(
+            each.name for each in tables if each.name != self.schema.name and self._has(each)
+        )
+        return self._with(list(having)) if having else self
+
+    def _has(self, table: Schema) -> bool:
+        return find_column(table, self.column) is not None
+
+    def _with(self, having: Sequence[str]) -> ElsewhereError:
+        raise NotImplementedError
+
+
+class NoColumnError(ElsewhereError):
+    """A column was named that the table does not have."""
 
     def __init__(self, message: str, column: str, schema: Schema, advice: Sequence[str] = ()) -> None:
         begun = [name for name in schema.names if name.startswith(f"{column.lower()}_")]
@@ -81,17 +103,33 @@ class NoColumnError(UsageError):
         self.schema = schema
         self._advice = advice
 
-    def among(self, tables: Iterable[Schema]) -> NoColumnError:
-        """The error where it is known which other tables there are: it names those that have the column."""
-        having = dict.fromkeys(
-            each.name
-            for each in tables
-            if each.name != self.schema.name and find_column(each, self.column) is not None
-        )
-        if not having:
-            return self
-        there = f"{self.column} is a column of {' and '.join(having)}: --table {next(iter(having))}."
+    def _with(self, having: Sequence[str]) -> NoColumnError:
+        there = f"{self.column} is a column of {' and '.join(having)}: --table {having[0]}."
         return NoColumnError(self.message, self.column, self.schema, [*self._advice, there])
+
+
+class NoValueError(ElsewhereError):
+    """A column was compared with what it never is."""
+
+    def __init__(self, text: str, column: Column, value: str, schema: Schema, advice: str = "") -> None:
+        values = f"Values of {column.name}: {', '.join(column.values)}."
+        super().__init__(
+            cannot(text, f"{column.name} is never {value!r}").message, f"{advice} {values}".lstrip()
+        )
+        self.column = column.name
+        self.schema = schema
+        self._given = text, column, value, schema
+
+    def _has(self, table: Schema) -> bool:
+        name = find_column(table, self.column)
+        values = table.column(name).values if name is not None else ()
+        return name is not None and (not values or self._given[2] in values)
+
+    def _with(self, having: Sequence[str]) -> NoValueError:
+        have = f"{' and '.join(having)} {'has' if len(having) == 1 else 'have'}"
+        choose = " or ".join(f"--table {each}" for each in having)
+        there = f"{have} a {self.column} of other values: {choose}."
+        return NoValueError(*self._given, there)
 
 
 @dataclass(frozen=True)
@@ -101,11 +139,13 @@ class Token:
     :param kind: string, number, column, keyword, function or symbol.
     :param text: As polars reads it.
     :param value: That of a literal, or the name of a column.
+    :param unit: What a number with a unit counts: bytes or nanoseconds.
     """
 
     kind: str
     text: str
     value: object = field(default=None)
+    unit: Kind | None = None
 
 
 def tokenize(text: str, schema: Schema) -> list[Token]:
@@ -116,6 +156,7 @@ def tokenize(text: str, schema: Schema) -> list[Token]:
     try:
         tokens = _tokens(text, schema)
         _check_values(text, tokens, schema)
+        _check_units(text, tokens, schema)
     except UsageError as error:
         if error.hint is None:
             error.hint = columns_hint(schema)
@@ -132,9 +173,13 @@ def _tokens(text: str, schema: Schema) -> list[Token]:
         if match is None:
             rest = text[at:end].lstrip()
             what = "a text that is not closed" if rest[0] in "'\"" else f"unexpected {rest[:10]!r}"
-            raise cannot(text, what)
+            raise cannot(text, what, UNITS_HINT if rest[0].isdigit() else None)
         assert match.lastgroup is not None
-        raw.append((match.lastgroup, match[match.lastgroup]))
+        kind, word = match.lastgroup, match[match.lastgroup]
+        if kind == "word" and word in UNITS and raw and raw[-1][0] == "number" and raw[-1][1][-1].isdigit():
+            raw[-1] = ("number", raw[-1][1] + word)
+        else:
+            raw.append((kind, word))
         at = match.end()
     if not raw:
         raise cannot(text, "the condition is empty")
@@ -177,6 +222,8 @@ def _token(text: str, schema: Schema, raw: list[tuple[str, str]], index: int) ->
     column = find_column(schema, word)
     if column is None:
         quotes = [f"Text goes in single quotes: {_quoted(word)}."] if _is_value(raw, index) else []
+        if index and raw[index - 1][0] == "number":
+            quotes = [UNITS_HINT]
         raise _no_column(text, word, schema, *quotes)
     return column_token(column)
 
@@ -213,14 +260,10 @@ def _check_values(text: str, tokens: list[Token], schema: Schema) -> None:
     for index, column in enumerate(tokens):
         if column.kind != "column":
             continue
-        values = schema.column(str(column.value)).values
-        for value in _compared_with(tokens, index) if values else ():
-            if value not in values:
-                raise cannot(
-                    text,
-                    f"{column.value} is never {value!r}",
-                    f"Values of {column.value}: {', '.join(values)}.",
-                )
+        known = schema.column(str(column.value))
+        for value in _compared_with(tokens, index) if known.values else ():
+            if value not in known.values:
+                raise NoValueError(text, known, value, schema)
 
 
 def _compared_with(tokens: list[Token], index: int) -> list[str]:
@@ -240,12 +283,45 @@ def _compared_with(tokens: list[Token], index: int) -> list[str]:
     return [str(token.value) for token in found if token.kind == "string"]
 
 
+def _check_units(text: str, tokens: list[Token], schema: Schema) -> None:
+    """Refuse to compare a size with what is none, or a time.
+
+    :raises UsageError: A column is compared with a number of another unit.
+    """
+    for index, number in enumerate(tokens):
+        column = _beside(tokens, index) if number.unit is not None else None
+        known = schema.column(str(column.value)) if column is not None else None
+        if known is not None and known.kind is not number.unit:
+            what = "size" if number.unit is Kind.BYTES else "time"
+            raise cannot(text, f"{known.name} is no {what}")
+
+
+def _beside(tokens: list[Token], index: int) -> Token | None:
+    """The column that the value at that place is compared with, where it stands right beside it."""
+    words = [token.text for token in tokens]
+    at = index - 2
+    if index >= 3 and words[index - 1] == "AND" and words[index - 3] == "BETWEEN":
+        at = index - 4
+    elif index + 2 < len(tokens) and words[index + 1] in _BEFORE_VALUES:
+        at = index + 2
+    elif index < 2 or words[index - 1] not in _BEFORE_VALUES | {"BETWEEN"}:
+        return None
+    if at < index and words[at] == "NOT":
+        at -= 1
+    return tokens[at] if at >= 0 and tokens[at].kind == "column" else None
+
+
 def column_token(name: str) -> Token:
     """A column, quoted."""
     return Token("column", '"' + name.replace('"', '""') + '"', name)
 
 
 def _number(text: str, word: str) -> Token:
+    measured = with_unit(word)
+    if measured is not None:
+        if not measured.value < 2**64:
+            raise cannot(text, f"{word} does not fit in 64 bits")
+        return Token("number", str(measured.value), measured.value, measured.kind)
     base = 16 if word[:2] in ("0x", "0X") else 10
     if base == 16 or word.isdigit():
         # Python refuses to convert thousands of digits.

@@ -110,11 +110,13 @@ def make_report(
     :raises UsageError: There is no section of a name that was given.
     """
     choice = choice or Choice()
-    classes = {name: each for name, each in plugins.analyses().items() if each.in_report}
-    _check_names(choice, [_INFO, *classes, _CHECK])
+    analyses_by_name = plugins.analyses()
+    classes = {name: each for name, each in analyses_by_name.items() if each.in_report}
+    commands = [name for name in analyses_by_name if name not in classes]
+    _check_names(choice, [_INFO, *classes, _CHECK], commands)
     begun = time.monotonic()
     sections: list[tuple[int, Section]] = []
-    absent: list[tuple[str, str]] = []
+    absent = [(name, _a_command(name)) for name in commands]
     if choice.wants(_INFO):
         sections.append((_INFO_RANK, _info(kernel, plugins)))
     chosen: list[tuple[int, str, Analysis]] = []
@@ -166,13 +168,16 @@ def make_report(
     return redacted(report, find_secrets(kernel, plugins)) if choice.redact else report
 
 
-def _check_names(choice: Choice, names: Sequence[str]) -> None:
+def _a_command(name: str) -> str:
+    return f"a command of its own: mmdump {name}"
+
+
+def _check_names(choice: Choice, names: Sequence[str], commands: Sequence[str]) -> None:
     for option, given in (("--only", choice.only), ("--skip", choice.skip)):
         for name in given:
             if name not in names:
-                raise UsageError(
-                    f"{option} {name}: there is no such section", f"Sections: {', '.join(names)}."
-                )
+                why = f"it is {_a_command(name)}" if name in commands else "there is no such section"
+                raise UsageError(f"{option} {name}: {why}", f"Sections: {', '.join(names)}.")
 
 
 def _info(kernel: Kernel, plugins: Plugins) -> Section:

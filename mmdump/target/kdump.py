@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mmdump.amounts import counted
 from mmdump.errors import OpenError
 from mmdump.target.coverage import BitmapCoverage, PhysStatus, popcount
 from mmdump.target.source import ByteSource
@@ -313,9 +314,11 @@ class Descriptors:
         if self.end <= nearest <= self._source.size:
             # Pages of zeros share their data, which may come early: that of the last page says nothing. But a
             # file that was cut off ends within the data of a page, or before it.
-            return f"the file is truncated: {lost} pages are past its end ({self._source.size} bytes)"
+            pages = counted(lost, "page is", "pages are")
+            return f"the file is truncated: {pages} past its end ({self._source.size} bytes)"
         if lost:
-            return f"the file is damaged: the descriptors of {lost} pages lead past its end, or nowhere"
+            pages = counted(lost, "page")
+            return f"the file is damaged: the descriptors of {pages} lead past its end, or nowhere"
         if self.count and data != self.end:
             # A descriptor is found by counting bits: with one bit more or less, pages are taken for others.
             return "the file is damaged: its bitmap of dumped pages does not fit its page descriptors"

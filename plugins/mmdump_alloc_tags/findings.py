@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from mmdump.amounts import bytes_text
+from mmdump.amounts import agreeing, bytes_text, counted
 from mmdump.result import Finding, Severity
 
 if TYPE_CHECKING:
@@ -17,14 +17,18 @@ __all__ = ["findings_of", "headline"]
 
 
 def _lines(count: int) -> str:
-    return f"{count} line{'s' if count != 1 else ''} of code"
+    return f"{counted(count, 'line')} of code"
 
 
 def headline(sites: pl.DataFrame) -> str:
     """How much is allocated, and by how many lines: one sentence."""
     used = sites.filter((pl.col("bytes") != 0) | (pl.col("calls") != 0))
     total, calls = int(used["bytes"].sum() or 0), int(used["calls"].sum() or 0)
-    return f"{_lines(len(used))} of {len(sites)} have {bytes_text(total)} allocated, in {calls} allocations"
+    have = agreeing(len(used), "has", "have")
+    return (
+        f"{_lines(len(used))} of {len(sites)} {have} {bytes_text(total)} allocated, "
+        f"in {counted(calls, 'allocation')}"
+    )
 
 
 def findings_of(sites: Table, sums: Table, *, complete: bool, page_size: int) -> list[Finding]:
@@ -51,7 +55,11 @@ def _tags(sums: Table) -> Iterator[Finding]:
     ):
         rows = sums.frame.filter(pl.col("part") == part)
         if len(rows):
-            amount = f"{int(rows['count'][0])} {'objects' if 'object' in part else 'pages'}"
+            number = int(rows["count"][0])
+            amount = counted(number, "object" if "object" in part else "page")
+            if number == 1:
+                words = words.replace("refer ", "refers ").replace("objects", "object")  # noqa: PLW2901
+                words = words.replace("are free", "is free").replace("allocated them", "allocated it")  # noqa: PLW2901
             yield Finding(key, Severity.WARNING, f"{amount} {words}.", sums.name, f"part = '{part}'")
 
 
@@ -67,31 +75,38 @@ def _not_found(sites: pl.DataFrame, page_size: int) -> Iterator[Finding]:
             Severity.NOTE,
             migrated,
             "calls = 0 AND bytes > 0",
-            "count {size} that they do not have: this kernel miscounts pages that are migrated",
+            "{count} {size} that {they} not have: this kernel miscounts pages that are migrated",
         ),
         (
             "alloc-tags-not-found",
             Severity.NOTE,
             (pl.col("not_found") > 0) & ~migrated,
             "not_found > 0",
-            "count {size} that was not found in pages, slab objects or per-CPU areas",
+            "{count} {size} that was not found in pages, slab objects or per-CPU areas",
         ),
         (
             "alloc-tags-uncounted",
             Severity.WARNING,
             pl.col("not_found") < 0,
             "not_found < 0",
-            "count {size} less than memory that refers to them",
+            "{count} {size} less than memory that refers to {them}",
         ),
     ):
         rows = sites.filter(condition).sort(pl.col("not_found").abs(), descending=True)
         if len(rows):
             total = abs(int(rows["not_found"].sum()))
             first = rows.row(0, named=True)
+            one = len(rows) == 1
+            words = words.format(  # noqa: PLW2901
+                size=bytes_text(total),
+                count="counts" if one else "count",
+                they="it does" if one else "they do",
+                them="it" if one else "them",
+            )
             yield Finding(
                 key,
                 severity,
-                f"{_lines(len(rows))} {words.format(size=bytes_text(total))}; first "
+                f"{_lines(len(rows))} {words}; first "
                 f"{first['file']}:{first['line']} {first['function']} "
                 f"({bytes_text(abs(first['not_found']))}).",
                 "sites",

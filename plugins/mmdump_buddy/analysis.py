@@ -46,7 +46,10 @@ class Buddy(Analysis):
     page_ext = (DEBUG_GUARDPAGE.name,)
 
     want: int | None = option(
-        "--want", "why a block of this order can be had from a zone, or not", metavar="ORDER"
+        "--want",
+        "why a block of this order can be had from a zone, or not",
+        metavar="ORDER",
+        tables=(WANT.name,),
     )
 
     @classmethod

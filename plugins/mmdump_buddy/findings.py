@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mmdump.amounts import agreeing, counted
 from mmdump.kernel.arrays import I64, Bools
 from mmdump.kernel.freelists import NO_ORDER, FreeLists
 from mmdump.kernel.pcp import NO_CPU, PerCpuPages
@@ -44,10 +45,19 @@ def list_findings(lists: FreeLists) -> list[Finding]:
         ("buddy-zone", lists.zone < 0, "free blocks have page flags of a zone that does not exist"),
     ):
         if rows.any():
-            found.append(_problem(key, f"{int(rows.sum()):,} {what}: {_some(lists.pfn, rows)}."))
+            number = int(rows.sum())
+            if number == 1:
+                for more, one in (("blocks are", "block is"), ("blocks have", "block has"), ("their", "its")):
+                    what = what.replace(more, one)  # noqa: PLW2901
+            found.append(_problem(key, f"{number:,} {what}: {_some(lists.pfn, rows)}."))
     if lists.broken_heads.any():
         count = int(lists.broken_heads.sum())
-        found.append(_problem("free-list-head", f"{count} heads of free lists are not linked back to."))
+        found.append(
+            _problem(
+                "free-list-head",
+                f"{counted(count, 'head')} of free lists {agreeing(count, 'is', 'are')} not linked back to.",
+            )
+        )
     overlap = _overlapping(lists)
     if overlap.any():
         found.append(
@@ -107,11 +117,12 @@ def unread_strangers(kernel: Kernel, lists: FreeLists) -> tuple[list[Finding], l
     known[: len(seen)] = seen
     findings, missing = [], []
     if known.any():
+        number = int(known.sum())
         findings.append(
             _problem(
                 "free-list-stranger",
-                f"Free lists lead to {int(known.sum()):,} pages that are not free: "
-                f"{_some(strangers, known)}.",
+                f"Free lists lead to {number:,} {agreeing(number, 'page that is', 'pages that are')} not "
+                f"free: {_some(strangers, known)}.",
             )
         )
     if not known.all():

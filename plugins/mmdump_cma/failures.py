@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from drgn import FaultError
 
-from mmdump.amounts import bytes_text
+from mmdump.amounts import agreeing, bytes_text
 from mmdump.errors import MmdumpError
 from mmdump.kernel.arrays import printable
 from mmdump.kernel.log import log_seconds, read_log
@@ -103,8 +103,9 @@ def failure_findings(failures: list[Failure], areas: Iterable[CmaArea], page_siz
         told[each.area] = Finding(
             "cma-failed",
             Severity.PROBLEM,
-            f"CMA{area}: an allocation of {each.pages:,} pages ({bytes_text(each.pages * page_size)}) failed "
-            f"with {name}{reason}; {log_seconds(each.nsec)} s after boot{before}, by the kernel's log.",
+            f"CMA{area}: an allocation of {each.pages:,} {agreeing(each.pages, 'page', 'pages')} "
+            f"({bytes_text(each.pages * page_size)}) failed with {name}{reason}; "
+            f"{log_seconds(each.nsec)} s after boot{before}, by the kernel's log.",
             "areas",
             None if each.area is None else _where(each.area),
         )
@@ -117,7 +118,8 @@ def failure_findings(failures: list[Failure], areas: Iterable[CmaArea], page_siz
         told[one.area] = Finding(
             "cma-failed",
             Severity.WARNING,
-            f"CMA {one.area}: allocations of {failed:,} pages in all{size} failed since boot, by the "
+            f"CMA {one.area}: allocations of {failed:,} {agreeing(failed, 'page', 'pages')} in all{size} "
+            "failed since boot, by the "
             "area's own count; the kernel's log says nothing of them.",
             "areas",
             _where(one.area),

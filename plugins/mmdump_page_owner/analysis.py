@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from mmdump.amounts import bytes_text, counted
-from mmdump.analysis import Analysis, Columns, Need, Parts, option
+from mmdump.analysis import Analysis, Columns, Need, Parts, option, options
 from mmdump.errors import UsageError
 from mmdump.kernel.clock import now_nsec
 from mmdump.result import Finding, Result, Table
@@ -51,6 +51,9 @@ if TYPE_CHECKING:
     from mmdump.kernel.page import PageRange
 
 __all__ = ["PageOwner", "State"]
+
+#: Options that leave no allocated page out.
+_NO_FILTERS = frozenset({"cull", "by", "free", "lines", "inline"})
 
 
 @dataclass(frozen=True)
@@ -142,12 +145,24 @@ class PageOwner(Analysis):
         return parse_keys(self.cull, self.by)
 
     @property
+    def filters(self) -> list[str]:
+        """The options that leave pages out, as they were given."""
+        given = []
+        for name, _, default, described in options(type(self)):
+            value = getattr(self, name)
+            if name in _NO_FILTERS or value == default:
+                continue
+            several = value if isinstance(value, tuple) else (value,)
+            given += [
+                described.flag if each == described.optional_value else f"{described.flag} {each}"
+                for each in several
+            ]
+        return given
+
+    @property
     def of_all_pages(self) -> bool:
         """Whether all allocated pages are asked about, so that leaks are looked for."""
-        filters = (self.pid, self.tgid, self.comm, self.order, self.gfp, self.migratetype, self.kind)
-        places = (self.zone, self.node, self.cma is not None, self.pfn, self.memcg)
-        times = (self.age is not None, self.since is not None, self.until is not None)
-        return not any((self.free, self.stack, self.module, *filters, *places, *times))
+        return not self.free and not self.filters
 
     def start(self, kernel: Kernel) -> State:
         """Make codes and numbers of the options, and read what the records need.
@@ -265,12 +280,20 @@ class PageOwner(Analysis):
             kernel, sums["stack_id"].drop_nulls(), frames, ChainTest.parse(self.stack, self.module)
         )
         notes = _notes(sums, chains, frames)
+        filters = self.filters
         if self.of_all_pages and not state.leaks_until:
             notes.append(why_no_leaks(has_ts="ts_nsec" in state.members))
         status = chains.of(sums["stack_id"], "status")
         broken = sums.filter(status.is_in(BROKEN))
         sums = sums.filter(~status.is_in(BROKEN) | status.is_null())
         sums = self._wanted(kernel, sums, chains)
+
+        if sums.is_empty() and filters:
+            what = "freed page" if self.free else "allocated page"
+            which = (
+                f"this filter: {filters[0]}" if len(filters) == 1 else f"all filters: {', '.join(filters)}"
+            )
+            notes.append(f"No {what} with a record passes {which}.")
 
         groups = group_table(kernel, sums, chains, keys, free=self.free)
         tables = {groups.name: groups, "stacks": chains.table()}

@@ -95,7 +95,7 @@ class OwnerUsed(_OwnerCheck):
         rows = rows[~pages.has_flag("PG_reserved", "PG_hwpoison", at=rows)]
         return [
             Violations(
-                "has {refcount} references, and page_owner says it was freed",
+                "has {refcount:reference}, and page_owner says it was freed",
                 rows,
                 {"refcount": pages.refcount},
             )

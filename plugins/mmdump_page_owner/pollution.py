@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from mmdump.amounts import bytes_text
+from mmdump.amounts import agreeing, bytes_text, counted
 from mmdump.analysis import Parts
 from mmdump.result import Column, Finding, Kind, Result, Schema, Severity, Table
 from mmdump_page_owner.stacks import stack_table
@@ -153,9 +153,9 @@ def pageblocks_result(
     blocks = int(by_type["blocks"].sum())
     polluted = int(by_type["polluted"].sum())
     summary = (
-        f"{blocks} blocks of order {order} ({bytes_text(block_bytes)}), "
+        f"{counted(blocks, 'block')} of order {order} ({bytes_text(block_bytes)}), "
         f"{int(by_type['whole'].sum())} of them free; "
-        f"{polluted} polluted by {int(by_type['polluting'].sum())} pages of other types"
+        f"{polluted} polluted by {counted(int(by_type['polluting'].sum()), 'page')} of other types"
     )
     return Result(
         "pageblocks",
@@ -216,12 +216,13 @@ def _pollution(types: pl.DataFrame, polluters: pl.DataFrame, name: str) -> list[
     by_chain = polluters.group_by("stack_id").agg(pl.col("pages").sum()).sort("pages", descending=True)
     few = by_chain.filter(pl.col("stack_id").is_not_null()).head(_FEW_CHAINS)
     share = 100 * int(few["pages"].sum()) // max(int(by_chain["pages"].sum()), 1)
-    chains = "1 call chain" if len(few) == 1 else f"{len(few)} call chains"
+    chains = counted(len(few), "call chain")
     return [
         Finding(
             "pageblocks-polluted",
             Severity.WARNING if polluted >= _MUCH * blocks else Severity.NOTE,
-            f"{polluted} of {blocks} {name} blocks are polluted by pages that cannot be moved; "
+            f"{polluted} of {counted(blocks, f'{name} block')} {agreeing(polluted, 'is', 'are')} polluted by "
+            "pages that cannot be moved; "
             f"{share} % of these pages are of {chains}.",
             POLLUTERS.name,
             f"block_type = '{name}'",
@@ -239,8 +240,9 @@ def _cheap(cost: pl.DataFrame, name: str, order: int) -> list[Finding]:
         Finding(
             "pageblocks-cheap",
             Severity.NOTE,
-            f"In {blocks} {name} blocks at most {_ENDS[_FEW]} pages cannot be moved: without these {pages} "
-            f"pages compaction could make {blocks} more free blocks of order {order}.",
+            f"In {counted(blocks, f'{name} block')} at most {_ENDS[_FEW]} pages cannot be moved: without "
+            f"{agreeing(pages, 'this', 'these')} {counted(pages, 'page')} compaction could make "
+            f"{counted(blocks, 'more free block')} of order {order}.",
             COST.name,
         )
     ]
@@ -254,6 +256,7 @@ def _garbage(garbage: pl.DataFrame) -> list[Finding]:
         Finding(
             "page-owner-garbage",
             Severity.WARNING,
-            f"{pages} pages have a page_owner record of an impossible order; they pollute nothing here.",
+            f"{counted(pages, 'page has', 'pages have')} a page_owner record of an impossible order; "
+            f"{agreeing(pages, 'it pollutes', 'they pollute')} nothing here.",
         )
     ]

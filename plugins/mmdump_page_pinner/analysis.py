@@ -133,9 +133,13 @@ class Pinned(Analysis):
         "only pages in this CMA area (in any, when no NAME is given), and the state of the area",
         metavar="NAME",
         optional_value="*",
+        tables=(CMA.name,),
     )
     holders: bool = option(
-        "--holders", "search memory for what holds them: see mmdump holders", default=False
+        "--holders",
+        "search memory for what holds them: see mmdump holders",
+        default=False,
+        tables=(HOLDERS.name, HELD_BY.name, BALANCE.name),
     )
     trace: str | None = option(
         "--trace",

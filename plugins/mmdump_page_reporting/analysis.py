@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from mmdump.amounts import bytes_text
+from mmdump.amounts import agreeing, bytes_text
 from mmdump.analysis import Analysis, Columns, Need, Parts
 from mmdump.kernel.arrays import Struct
 from mmdump.kernel.freelists import ListHeads, find_lists, free_blocks
@@ -83,7 +83,8 @@ class Reported(Analysis):
                 Finding(
                     "reported-inside",
                     Severity.PROBLEM,
-                    f"{misplaced:,} pages have PG_reported inside of free blocks or as guards, where it "
+                    f"{misplaced:,} {agreeing(misplaced, 'page has', 'pages have')} PG_reported "
+                    "inside of free blocks or as guards, where it "
                     f"is never set; the first is PFN {first:#x}.",
                 )
             )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from mmdump.amounts import counted
 from mmdump.analysis import Analysis, Columns, Parts
 from mmdump.result import Result
 from mmdump_page_owner.record import no_owners, read_owners, why_no_owner
@@ -124,7 +125,7 @@ class Pages(Analysis):
                 notes.append(f"No {lacking}: {reason}.")
         return Result(
             self.name,
-            summary=[f"{pages} pages"],
+            summary=[counted(pages, "page")],
             primary=PAGES.name,
             text_tables=[PAGES.name],
             notes=notes,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mmdump.amounts import counted
 from mmdump.checks import Broken, Check, Values, Violations, initialised
 from mmdump.kernel.layout import find_type, has_member
 from mmdump.kernel.page import MAPPING_MOVABLE
@@ -66,11 +67,15 @@ class TailHead(Check):
         broken = []
         for pfn, tails in sums.select("head_pfn", "tails").iter_rows() if sums is not None else ():
             if not kernel.memmap.valid(np.array([pfn, pfn + 1])).all():
-                broken.append(Broken(f"{tails} pages are tails of page {pfn:#x}, which has no struct page"))
+                are = counted(tails, "page is a tail", "pages are tails")
+                broken.append(Broken(f"{are} of page {pfn:#x}, which has no struct page"))
                 continue
             head = kernel.pages(pfn, pfn + 2, blocks=False)
             if initialised(head).all() and not head.is_head[0]:
-                broken.append(Broken(f"is no head, but {tails} pages in other places are its tails", pfn))
+                are = counted(
+                    tails, "page in another place is its tail", "pages in other places are its tails"
+                )
+                broken.append(Broken(f"is no head, but {are}", pfn))
         return broken
 
 
@@ -189,8 +194,8 @@ class MappingsHoldReferences(Check):
             return ()
         values: Values = {"mapcount": _spread(pages, rows, count), "refcount": pages.refcount}
         return [
-            Violations("is mapped {mapcount} times, and has {refcount} references", more, values),
-            Violations("is mapped {mapcount} times", less, values),
+            Violations("is mapped {mapcount:time}, and has {refcount:reference}", more, values),
+            Violations("is mapped {mapcount:time}", less, values),
         ]
 
 
@@ -234,7 +239,7 @@ class MapcountSum(Check):
                     pages,
                     rows,
                     ~uncounted & (large != entire + total),
-                    "its _large_mapcount says {says}, but the whole and its pages are mapped {is_} times",
+                    "its _large_mapcount says {says}, but the whole and its pages are mapped {is_:time}",
                     large,
                     entire + total,
                 )
@@ -247,7 +252,7 @@ class MapcountSum(Check):
                     pages,
                     rows,
                     ~uncounted & ((stored & (_ENTIRELY_MAPPED - 1)) != number),
-                    "its _nr_pages_mapped says {says} pages, but {is_} are mapped",
+                    "its _nr_pages_mapped says {says:page}, but {is_} are mapped",
                     stored & (_ENTIRELY_MAPPED - 1),
                     number,
                 )
@@ -286,7 +291,7 @@ class PinsHoldReferences(Check):
         if not len(bad):
             return ()
         values: Values = {"pins": _spread(pages, rows, pins), "refcount": pages.refcount}
-        return [Violations("is pinned {pins} times, and has {refcount} references", bad, values)]
+        return [Violations("is pinned {pins:time}, and has {refcount:reference}", bad, values)]
 
 
 CHECKS: tuple[type[Check], ...] = (

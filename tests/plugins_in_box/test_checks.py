@@ -319,7 +319,7 @@ def test_a_page_in_use_whose_owner_says_it_was_freed_is_found(kernel: str) -> No
     assert broken(result) == {"owner-used": 1}
     assert pages_of(result, "owner-used") == [pfn]
     [finding] = result.findings
-    assert f"page {pfn:#x}: has 1 references, and page_owner says it was freed" in finding.message
+    assert f"page {pfn:#x}: has 1 reference, and page_owner says it was freed" in finding.message
 
 
 def test_a_poisoned_page_may_have_been_freed_and_held() -> None:

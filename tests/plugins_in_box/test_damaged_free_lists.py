@@ -113,19 +113,27 @@ def test_a_page_that_is_used_while_it_is_on_a_free_list_is_found() -> None:
     [stranger] = [each for each in result.findings if each.key == "free-list-stranger"]
     machine, _ = machine_and_image()
     assert f"{free_single(machine)[3]:#x}" in stranger.message
+    assert stranger.message.startswith("Free lists lead to 1 page that is not free: ")
 
 
 @pytest.mark.parametrize(
-    ("member", "value", "key"),
+    ("member", "value", "key", "words"),
     [
-        ("private", 4, "free-list-misplaced"),
-        ("private", 1 << 33, "buddy-order"),
-        ("flags", 3 << 62, "buddy-zone"),
+        ("private", 4, "free-list-misplaced", "1 free block is on a list of another order or zone: "),
+        ("private", 1 << 33, "buddy-order", "1 free block has an order that the allocator does not have: "),
+        ("flags", 3 << 62, "buddy-zone", "1 free block has page flags of a zone that does not exist: "),
     ],
 )
-def test_a_block_that_lies_about_itself_is_found(member: str, value: int, key: str) -> None:
+def test_a_block_that_lies_about_itself_is_found(member: str, value: int, key: str, words: str) -> None:
     result = after(lambda machine, spoil: spoil.page(free_single(machine)[3], member, value))
-    assert key in keys(result)
+    assert next(each.message for each in result.findings if each.key == key).startswith(words)
+
+
+def test_one_head_that_is_not_linked_back_to_is_one() -> None:
+    result = after(lambda _machine, spoil: spoil.zone("free_area[0].free_list[0].prev", 0x4141414141414141))
+    assert [each.message for each in result.findings if each.key == "free-list-head"] == [
+        "1 head of free lists is not linked back to."
+    ]
 
 
 @pytest.mark.parametrize(("value", "key"), [(7, "nr-free"), (-1, "nr-free")])

@@ -44,7 +44,7 @@ def test_failed_allocations_of_cma_areas_are_told_by_area_the_last_first() -> No
     assert "ENOMEM: no run of that length" in second.message
     assert second.where == "area = 'it''s'"
     # Before 5.13 the log did not name the area.
-    assert third.message.startswith("CMA: an allocation of 1 pages")
+    assert third.message.startswith("CMA: an allocation of 1 page (")
     assert third.where is None
     assert {each.severity for each in (first, second, third)} == {Severity.PROBLEM}
 

@@ -49,6 +49,41 @@ def machine_pages() -> PageRange:
     return of.pages(ext.range())
 
 
+@pytest.mark.parametrize(
+    ("asked", "note"),
+    [
+        (
+            PageOwner(stack=("nosuchfunc",)),
+            "No allocated page with a record passes this filter: --stack nosuchfunc.",
+        ),
+        (PageOwner(comm=("wrk",)), "No allocated page with a record passes this filter: --comm wrk."),
+        (
+            PageOwner(order=("99",), pid=("5", "6")),
+            "No allocated page with a record passes all filters: --pid 5, --pid 6, --order 99.",
+        ),
+        (
+            PageOwner(free=True, comm=("wrk",), by=("comm",)),
+            "No freed page with a record passes this filter: --comm wrk.",
+        ),
+    ],
+)
+def test_filters_that_no_page_passes_are_named(asked: PageOwner, note: str) -> None:
+    assert note in analysed(asked, MACHINE, machine_pages()).notes
+
+
+@pytest.mark.parametrize("asked", [PageOwner(), PageOwner(free=True), PageOwner(comm=("dd",))])
+def test_without_filters_or_with_pages_nothing_is_said_of_filters(asked: PageOwner) -> None:
+    assert not [note for note in analysed(asked, MACHINE, machine_pages()).notes if "filter" in note]
+
+
+def test_every_option_that_leaves_pages_out_is_a_filter() -> None:
+    assert PageOwner().of_all_pages
+    assert PageOwner(lines=True, by=("comm",)).of_all_pages
+    assert not PageOwner(free=True).of_all_pages
+    assert not PageOwner(until="1h").of_all_pages
+    assert PageOwner(cma="*").filters == ["--cma"]
+
+
 def test_pages_are_summed_by_call_chain_the_largest_first() -> None:
     result = analysed(PageOwner(), MACHINE, machine_pages())
     assert rows(result, "stack_id", "pages", "bytes", "allocations") == [

@@ -184,7 +184,7 @@ def test_a_reported_bit_inside_of_a_free_block_is_a_finding() -> None:
     result = reported(machine)
     [finding] = result.findings
     assert finding.key == "reported-inside"
-    assert "1 pages" in finding.message
+    assert "1 page has" in finding.message
     assert f"{pfn:#x}" in finding.message
 
 

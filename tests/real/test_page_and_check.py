@@ -58,6 +58,16 @@ def test_a_user_address_leads_to_the_page_that_the_process_saw_there(kernel: Ker
                 find_page(kernel, address, int(pid))
 
 
+def test_a_number_that_looks_like_a_user_address_is_said_to(kernel: Kernel) -> None:
+    for word, looks in (("0x7f4b61994000", True), ("0x555500000000", True), ("0x40000000", False)):
+        with pytest.raises(UsageError, match="has no struct page") as caught:
+            find_page(kernel, word)
+        assert ("user address: --pid PID" in (caught.value.hint or "")) == looks
+    with pytest.raises(UsageError) as caught:
+        find_page(kernel, "phys:0x7f4b61994000")
+    assert "--pid" not in (caught.value.hint or "")
+
+
 def test_a_held_page_names_who_allocated_it_and_that_it_is_held(
     kernel: Kernel, box: Plugins, workload: truth.Workload, owner_text: dict[int, truth.Record]
 ) -> None:

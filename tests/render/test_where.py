@@ -313,3 +313,59 @@ def test_any_text_in_quotes_is_that_text_and_nothing_else(text: str) -> None:
     table = Table(Schema("t", (Column("comm"), Column("tags"))), frame)
     assert Query(f"comm = '{quoted}'").table(table).frame.height == 1
     assert Query(f"tags = '{quoted}'").table(table).frame.height == 1
+
+
+MEASURED = Schema(
+    "groups", (Column("bytes", Kind.BYTES), Column("newest_ts_nsec", Kind.NSEC), Column("pages", Kind.COUNT))
+)
+MIB, SECOND = 1 << 20, 10**9
+MEASURED_ROWS = pl.DataFrame(
+    {
+        "bytes": [MIB, MIB + 1, 3 << 30, None],
+        "newest_ts_nsec": [10 * SECOND, 7_960_000_001, 90 * SECOND, None],
+        "pages": [1, 2, 3, 4],
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("where", "pages"),
+    [
+        ("bytes > 1MiB", [2, 3]),
+        ("bytes > 1 MiB AND pages < 3", [2]),
+        ("bytes = 1024KiB", [1]),
+        ("bytes IN (1048576B, 3 GiB)", [1, 3]),
+        ("bytes BETWEEN 1 MiB AND 0.5GiB", [1, 2]),
+        ("0.001 TiB < bytes", [3]),
+        ("newest_ts_nsec > 10s", [3]),
+        ("newest_ts_nsec >= 10000 ms", [1, 3]),
+        ("newest_ts_nsec > 7.96s AND newest_ts_nsec < 1e1s", [2]),
+        ("newest_ts_nsec = 1.5m", [3]),
+        ("newest_ts_nsec < 1h AND newest_ts_nsec < 1d AND newest_ts_nsec > 7960000 us", [1, 2, 3]),
+        ("newest_ts_nsec - 1ns = 7.96s", [2]),
+    ],
+)
+def test_numbers_may_have_a_unit(where: str, pages: list[int]) -> None:
+    assert Query(where).table(Table(MEASURED, MEASURED_ROWS)).frame["pages"].to_list() == pages
+
+
+@pytest.mark.parametrize(
+    ("where", "reason"),
+    [
+        ("bytes > 1s", "bytes is no time"),
+        ("1MiB < newest_ts_nsec", "newest_ts_nsec is no size"),
+        ("pages >= 1 KiB", "pages is no size"),
+        ("bytes NOT BETWEEN 1B AND 2s", "bytes is no time"),
+        ("bytes > 1e30TiB", "1e30TiB does not fit in 64 bits"),
+        (f"bytes > {'9' * 5000}B", "does not fit in 64 bits"),
+    ],
+)
+def test_a_unit_that_makes_no_sense_is_refused(where: str, reason: str) -> None:
+    assert reason in _refused(where, MEASURED).message
+
+
+@pytest.mark.parametrize("where", ["bytes > 1MB", "bytes > 1 MB", "newest_ts_nsec > 1 sec"])
+def test_the_units_there_are_are_named(where: str) -> None:
+    assert "Units of numbers: B, KiB, MiB, GiB, TiB, ns, us, ms, s, m, h, d." in (
+        _refused(where, MEASURED).hint or ""
+    )

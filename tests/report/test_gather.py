@@ -84,7 +84,9 @@ def test_every_analysis_has_a_section_or_a_reason(cma_dump: Path) -> None:
     plugins = plugins_with(Cannot)
     report = report_of(cma_dump, plugins=plugins)
     told = {each.name for each in report.sections} | {name for name, _ in report.absent}
-    assert told == {"info", "check"} | {name for name, each in plugins.analyses().items() if each.in_report}
+    assert told == {"info", "check"} | plugins.analyses().keys()
+    for name in ("trace", "holders", "pages"):
+        assert (name, f"a command of its own: mmdump {name}") in report.absent
     assert ("cannot", "this kernel has nothing to count") in report.absent
     assert not report.incomplete
 
@@ -176,6 +178,8 @@ def test_sections_are_chosen_by_name(cma_dump: Path) -> None:
     for choice in (Choice(only=("pined",)), Choice(skip=("pined",))):
         with pytest.raises(UsageError, match="pined"):
             report_of(cma_dump, choice)
+    with pytest.raises(UsageError, match="--only trace: it is a command of its own: mmdump trace"):
+        report_of(cma_dump, Choice(only=("trace",)))
 
 
 def finding(severity: Severity, message: str, about: str | None = None, table: str | None = None) -> Finding:

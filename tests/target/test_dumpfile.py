@@ -164,7 +164,7 @@ def test_a_descriptor_in_the_middle_that_leads_nowhere_loses_its_page(write):
     table = len(raw) - sum(len(noise(pfn)) for pfn in range(1, 6)) - 24 * 5
     struct.pack_into("<Q", raw, table + 24 * 2, 1 << 40)
     dump = inspect_dump(write(bytes(raw)))
-    assert "1 pages lead past its end" in dump.truncated
+    assert "the descriptors of 1 page lead past its end" in dump.truncated
     assert "damaged" in dump.describe()
     assert dump.coverage.status(1, 5).tolist() == [PRESENT, PRESENT, TRUNCATED, PRESENT, PRESENT]
 

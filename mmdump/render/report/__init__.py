@@ -55,7 +55,7 @@ def report_format(name: str | None, output: str | None) -> ReportFormat:
     """
     names = f"Formats: {', '.join(REPORT_FORMATS)}."
     if name is not None:
-        found = REPORT_FORMATS.get({"markdown": "md", "text": "txt"}.get(name, name))
+        found = REPORT_FORMATS.get({"markdown": "md", "text": "txt"}.get(name.lower(), name.lower()))
         if found is None:
             raise UsageError(f"there is no report format {name}", names)
         return found
@@ -65,4 +65,10 @@ def report_format(name: str | None, output: str | None) -> ReportFormat:
     for each in REPORT_FORMATS.values():
         if suffix in each.suffixes:
             return each
-    raise UsageError(f"{output}: its name does not say in which format", f"Name one with -f. {names}")
+    suffixes = ", ".join(each for known in REPORT_FORMATS.values() for each in known.suffixes)
+    raise UsageError(
+        f"{output}: no format of reports has the suffix {suffix}"
+        if suffix
+        else f"{output}: its name does not say in which format",
+        f"Suffixes: {suffixes}; or name a format with -f. {names}",
+    )
