@@ -12,6 +12,7 @@ from mmdump.amounts import bytes_text
 from mmdump.errors import MmdumpError
 from mmdump.kernel.machine import LastWords, Machine, read_last_words, read_machine
 from mmdump.result import Column, Finding, Kind, Result, Schema, Severity, Table
+from mmdump.scan import why_not
 from mmdump.target import PhysStatus
 from mmdump.target.faults import error_words, fault_words
 from mmdump.target.summary import summarise
@@ -276,7 +277,7 @@ def _analyses(kernel: Kernel, plugins: Plugins) -> list[tuple[str, bool, str | N
     rows = []
     for name, analysis in plugins.analyses().items():
         try:
-            reason = analysis().why_not(kernel)
+            reason = why_not(kernel, analysis())
         except MmdumpError as error:
             reason = error.message
         except Exception as error:  # whoever wrote it; the others can be told of all the same

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import polars as pl
 
-from mmdump.errors import IncompleteError, UnsupportedError
+from mmdump.errors import IncompleteError, MmdumpError, UnsupportedError
 from mmdump.guard import Attempt, Guard, Outcome, OutOfTimeError, Progress
 from mmdump.malloc import keep_freed_memory
 from mmdump.result import Coverage, Result, RowSink, Schema, Table
@@ -186,6 +186,28 @@ def _frame(pieces: Sequence[Columns]) -> pl.DataFrame:
     return pl.DataFrame({name: np.concatenate([piece[name] for piece in pieces]) for name in names})
 
 
+def why_not(kernel: Kernel, analysis: Analysis) -> str | None:
+    """Why an analysis would give no answer: what it needs is not there, or the pages cannot be read.
+
+    :return: One sentence, or None. Errors of :meth:`.Analysis.why_not` are raised.
+    """
+    reason = analysis.why_not(kernel)
+    if reason is not None or not analysis.wants_pages(kernel):
+        return reason
+    try:
+        _check_pages(kernel)
+        _ = kernel.page_layout
+    except MmdumpError as error:
+        return error.message
+    return None
+
+
+def _check_pages(kernel: Kernel) -> None:
+    """:raises IncompleteError: No page is known, or the page array could not be read."""
+    if not kernel.memmap.pages:
+        raise IncompleteError("no page of this kernel's memory is known", "The dump may be damaged.")
+
+
 def run_one(
     kernel: Kernel, analysis: Analysis, sink: RowSink | None = None, progress: Progress | None = None
 ) -> Result:
@@ -330,10 +352,9 @@ class Ranges:
         self.coverage = Coverage(page_ext=Coverage() if ext else None)
 
     def __iter__(self) -> Iterator[PageRange]:
+        _check_pages(self._kernel)
         memmap = self._kernel.memmap
         total = memmap.pages
-        if not total:
-            raise IncompleteError("no page of this kernel's memory is known", "The dump may be damaged.")
         keep_freed_memory()
         for start, end in memmap.chunks():
             pages = self._kernel.pages(start, end, ext=self._ext)

@@ -173,6 +173,8 @@ class _Search:
             others.append(path)
             return None
         self.used = path
+        if file.cut_short:
+            raise OpenError(f"{path} is cut short: {file.cut_short}.", "Copy or download it again.")
         if not file.has_debug_info:
             raise OpenError(f"{path} has no debug info: it was stripped.", HINT)
         if not self._force and (why := self._foreign(file)):
@@ -230,7 +232,9 @@ class _Search:
             except OpenError as error:
                 self._rejected.append(error.message.rstrip("."))
                 continue
-            if not file.has_debug_info:
+            if file.cut_short:
+                self._rejected.append(f"{path} is cut short: {file.cut_short}")
+            elif not file.has_debug_info:
                 self._rejected.append(f"{path} has no debug info")
             elif not (why := self._foreign(file)) or (self._force and source == GIVEN):
                 return self._attach(file, source)

@@ -8,6 +8,7 @@ import hashlib
 import lzma
 import os
 import shutil
+import struct
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -44,12 +45,14 @@ class SymbolFile:
     :param build_id: Lower-case hex, or ``None`` when the file has none.
     :param has_debug_info: Whether drgn can take types from it.
     :param is_elf: Whether it is an ELF file at all.
+    :param cut_short: That the file ends before its section headers do, in words; None if it does not.
     """
 
     path: Path
     build_id: str | None
     has_debug_info: bool
     is_elf: bool
+    cut_short: str | None = None
 
 
 def probe(path: Path) -> SymbolFile:
@@ -59,9 +62,14 @@ def probe(path: Path) -> SymbolFile:
     """
     try:
         with path.open("rb") as file:
-            is_elf = file.read(4) == b"\x7fELF"
+            header = file.read(64)
+            size = os.fstat(file.fileno()).st_size
     except OSError as error:
         raise OpenError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    is_elf, cut = header.startswith(b"\x7fELF"), _cut_short(header, size)
+    if cut is not None:
+        # Without its section headers it would look like one that was stripped.
+        return SymbolFile(path, None, has_debug_info=False, is_elf=True, cut_short=cut)
     module = drgn.Program().extra_module(str(path), create=True)
     try:
         module.try_file(path)
@@ -71,6 +79,23 @@ def probe(path: Path) -> SymbolFile:
     # A file that needs another one (dwz) has debug info, too; attaching it says what is missing.
     has_debug_info = module.debug_file_status != drgn.ModuleFileStatus.WANT
     return SymbolFile(path, build_id.hex() if build_id else None, has_debug_info, is_elf)
+
+
+def _cut_short(header: bytes, size: int) -> str | None:
+    """Whether an ELF file of that size ends before its section headers do, which linkers put last.
+
+    :param header: Its first bytes: ``Elf32_Ehdr`` or ``Elf64_Ehdr``.
+    :return: What is missing, in words.
+    """
+    if not header.startswith(b"\x7fELF") or len(header) < 64:
+        return None
+    wide, order = header[4] == 2, ">" if header[5] == 2 else "<"
+    offset, entry, count = struct.unpack_from(order + ("40xQ10xHH" if wide else "32xL10xHH"), header)
+    # Where there are more than the header can count, the first of them says how many.
+    end = offset + entry * max(count, 1)
+    if not offset or end <= size:
+        return None
+    return f"its section headers end at {end} bytes, the file at {size}"
 
 
 def decompressed(path: Path) -> Path:

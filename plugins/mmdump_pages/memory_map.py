@@ -11,6 +11,7 @@ import polars as pl
 
 from mmdump.amounts import bytes_text
 from mmdump.analysis import Analysis, Columns, Parts
+from mmdump.errors import MmdumpError
 from mmdump.kernel.arrays import counts
 from mmdump.kernel.page import MAPPING_MOVABLE
 from mmdump.result import Column, Kind, Map, Result, Schema, Table
@@ -76,12 +77,14 @@ class State:
     :param order: Order of a cell, at least that of a pageblock.
     :param cma: The number of MIGRATE_CMA; -1 where there is none.
     :param stock: PFNs on per-CPU lists, which are free, ascending, int64.
+    :param spans: Where zones are: PFN ranges, int64 of shape (n, 2); None where not all are known.
     """
 
     order: int
     cma: int
     batches: FolioBatches
     stock: I64
+    spans: I64 | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,11 @@ class MemoryMap(Analysis):
             order += 1
         names = kernel.pageblocks.names
         return State(
-            order, names.index("CMA") if "CMA" in names else -1, kernel.folio_batches, _stock(kernel)
+            order,
+            names.index("CMA") if "CMA" in names else -1,
+            kernel.folio_batches,
+            _stock(kernel),
+            _spans(kernel),
         )
 
     def scan(self, pages: PageRange, state: State) -> Mapping[str, Columns]:
@@ -115,19 +122,31 @@ class MemoryMap(Analysis):
         starts = np.append(0, np.arange(size - pages.start % size, len(pages), size))
         where = _first_known(pages.readable, starts)
         known = pages.readable[where]
+        lengths = np.diff(np.append(starts, len(pages)))
+        outside = np.zeros(len(starts), np.int64)
+        if state.spans is not None:
+            nowhere = _outside(pages, state.spans)
+            if nowhere.any():
+                outside = counts(nowhere, starts)
+                uses[nowhere] = _UNREAD
         columns: dict[str, np.ndarray] = {
             "cell": (starts + pages.start) >> state.order,
-            "pages": np.diff(np.append(starts, len(pages))),
+            "pages": lengths - outside,
             "node": np.where(known, pages.node_of(where), -1),
             "zone": np.where(known, pages.zone_of(where), np.uint8(_NOWHERE)),
             "migratetype": _types(pages.migratetype, starts),
         }
+        columns |= {use: counts(uses == code, starts) for code, use in enumerate(USES) if code}
+        memory = columns["pages"] > 0
         return {
-            "cells": columns | {use: counts(uses == code, starts) for code, use in enumerate(USES) if code}
+            "cells": columns if memory.all() else {name: each[memory] for name, each in columns.items()},
+            "outside": {"pages": np.array([outside.sum()])},
         }
 
-    def fold(self, part: str, frame: pl.DataFrame) -> pl.DataFrame:  # noqa: ARG002
+    def fold(self, part: str, frame: pl.DataFrame) -> pl.DataFrame:
         """Sum the pieces of cells that are larger than a range."""
+        if part == "outside":
+            return frame.sum()
         kinds = pl.col("migratetype")
         return frame.group_by("cell", maintain_order=True).agg(
             pl.col("pages").sum(),
@@ -161,6 +180,12 @@ class MemoryMap(Analysis):
         if order > kernel.pageblocks.order:
             blocks = 1 << order - kernel.pageblocks.order
             notes.append(f"A row is {blocks} pageblocks: the machine has too many to show each.")
+        outside = int(parts["outside"]["pages"].sum()) * page_size
+        if outside:
+            notes.append(
+                f"Not counted: {bytes_text(outside)} that have a struct page but lie in no zone, such as the "
+                "rest of a memory section beyond the end of memory: there is no memory."
+            )
         return Result(
             self.name,
             summary=[_headline(totals)],
@@ -239,6 +264,28 @@ _OF_KIND = np.array(
     ],
     np.uint8,
 )
+
+
+def _spans(kernel: Kernel) -> I64 | None:
+    """Where zones are; None where not all of them could be read."""
+    try:
+        zones, garbage = kernel.zones, kernel.zone_garbage
+    except MmdumpError:
+        return None
+    if garbage or not zones:
+        return None
+    return np.array([(zone.start_pfn, zone.start_pfn + zone.spanned) for zone in zones], np.int64)
+
+
+def _outside(pages: PageRange, spans: I64) -> Bools:
+    """Pages that no zone spans and nobody uses: reserved, or never written (up to 5.5)."""
+    nowhere = np.ones(len(pages), bool)
+    for first, last in (spans - pages.start).clip(0, len(pages)).tolist():
+        nowhere[first:last] = False
+    if nowhere.any():
+        never = (pages.flags == 0) & (pages.refcount == 0) & ~pages.in_free_block
+        nowhere &= pages.has_flag("PG_reserved") | never | ~pages.readable
+    return nowhere
 
 
 def _stock(kernel: Kernel) -> I64:

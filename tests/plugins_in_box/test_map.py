@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from mmdump.amounts import bytes_text
 from mmdump.kernel import Kernel
 from mmdump.result import Map, Result
 from mmdump.scan import run_one
@@ -39,14 +40,29 @@ def mapped(image: Image) -> tuple[Result, pl.DataFrame]:
 
 @pytest.mark.parametrize("name", PROFILES)
 def test_every_page_is_counted_once(name: str) -> None:
-    _, image = played("cma-failure", name)
+    machine, image = played("cma-failure", name)
     result, cells = mapped(image)
     assert result.coverage is not None
-    assert cells["pages"].sum() == result.coverage.pages
+    assert cells["pages"].sum() == result.coverage.pages == sum(zone.spanned for zone in machine.zones)
     assert (cells.select(pl.sum_horizontal(USES[1:])).to_series() == cells["pages"]).all()
     assert cells["start_pfn"].is_sorted()
     totals = result.tables["totals"].frame
     assert totals["size"].sum() == cells["pages"].sum() * profile(name).page_size
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_what_no_zone_spans_is_no_memory(name: str) -> None:
+    """The machine ends within a memory section, whose pages all have a struct page."""
+    machine = SCENARIO["idle"].play(profile(name), memory=200 << 20 << (profile(name).page_shift - 12))
+    result, cells = mapped(build(machine, profile(name)))
+    assert result.coverage is not None
+    spanned = sum(zone.spanned for zone in machine.zones)
+    assert cells["pages"].sum() == spanned < result.coverage.pages
+    assert cells["start_pfn"].max() < machine.zones[-1].end_pfn
+    assert (cells.select(pl.sum_horizontal(USES[1:])).to_series() == cells["pages"]).all()
+    [note] = [note for note in result.notes if note.startswith("Not counted: ")]
+    left = (result.coverage.pages - spanned) * profile(name).page_size
+    assert f" {bytes_text(left)} " in note
 
 
 @pytest.mark.parametrize("name", PROFILES)

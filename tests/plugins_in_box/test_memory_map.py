@@ -37,6 +37,23 @@ def test_whatever_the_bytes_a_cell_counts_its_pages(memory: Memory, seed: int, o
         assert cells["zone"][row] == (pages.zone[known[0]] if len(known) else 255)
 
 
+@given(hostile_memory(), st.integers(0, 140), st.integers(0, 140))
+def test_a_page_outside_of_all_zones_is_counted_once_too(memory: Memory, first: int, count: int) -> None:
+    """In its cell if it looks used, or else as no memory; and one within is always counted in its cell."""
+    start, last = memory.start >> ORDER, (memory.start + len(memory.rows) - 1) >> ORDER
+    types = np.zeros(last - start + 1, np.uint8)
+    pages = memory.pages(blocks=PageblockRange(start, ORDER, types))
+    span = np.array([[memory.start + first, memory.start + first + count]], np.int64)
+    found = MemoryMap().scan(pages, State(ORDER, 2, BATCHES, NONE, span))
+    counted, outside = found["cells"]["pages"], int(found["outside"]["pages"].sum())
+    assert counted.sum() + outside == len(pages)
+    assert (counted > 0).all()
+    inside = ((pages.pfn >= span[0, 0]) & (pages.pfn < span[0, 1])).sum()
+    assert counted.sum() >= inside
+    used = pages.readable & ~pages.has_flag("PG_reserved") & (pages.refcount > 0)
+    assert counted.sum() >= (used | ((pages.pfn >= span[0, 0]) & (pages.pfn < span[0, 1]))).sum()
+
+
 @given(hostile_memory(), st.sets(st.integers(0, 139)))
 def test_a_page_is_free_in_a_free_block_or_on_a_per_cpu_list(memory: Memory, stock: set[int]) -> None:
     pages = memory.pages()

@@ -77,6 +77,23 @@ def test_pages_outside_memory_are_reserved(name, plugins):
 
 
 @pytest.mark.parametrize("name", PROFILES)
+def test_what_is_left_of_the_last_section_is_of_the_last_zone(name, plugins):
+    """Since 5.12; before, of the first zone of the first node."""
+    kernel = profile(name)
+    shift = kernel.page_shift - 12
+    machine = Machine(kernel.era, arch=kernel.arch, memory=200 << 20 << shift, nodes=2)
+    decoded = kernel_of(build(machine, kernel, kaslr=2), plugins)
+    end = machine.ram[-1][1]
+    pages = decoded.pages(end, decoded.memmap.end_pfn)
+    assert len(pages)
+    expected = machine.zones[-1 if kernel.version >= (5, 12) else 0]
+    assert set(pages.node.tolist()) == {expected.node}
+    index = {zone.index for zone in decoded.zones if (zone.node, zone.name) == (expected.node, expected.name)}
+    assert set(pages.zone.tolist()) == index
+    assert pages.has_flag("PG_reserved").all()
+
+
+@pytest.mark.parametrize("name", PROFILES)
 def test_owners_are_summed_as_the_machine_has_them(name, plugins):
     machine, image = busy(name)
     result = run_one(kernel_of(image, plugins), plugins.analyses()["page-owner"]())

@@ -50,3 +50,19 @@ def test_garbage_is_not_shown(variable: str, garbage: bytes, lost: str) -> None:
     image.memory.write(address - START_KERNEL_MAP + int(target.vmcoreinfo["NUMBER(phys_base)"]), garbage)
     assert lost in told(IDLE.image(profile("6.12"), memory=128 << 20))[1]
     assert lost not in told(image)[1]
+
+
+def test_what_needs_pages_cannot_run_where_the_page_array_cannot_be_read() -> None:
+    image = IDLE.image(profile("6.12"), memory=128 << 20)
+    target = image.target()
+    table = target.prog["mem_section"].address_ - START_KERNEL_MAP
+    # It leads to no memory.
+    image.memory.write(
+        table + int(target.vmcoreinfo["NUMBER(phys_base)"]), b"\x00\xf0\xff\xff\xff\x7f\x00\x00"
+    )
+    plugins = load_plugins()
+    result = info(Kernel(image.target(), plugins.page_ext_clients()), plugins)
+    told = {row["analysis"]: row for row in result.tables["analyses"].frame.iter_rows(named=True)}
+    for name in ("buddy", "holders", "map", "pages", "pinned", "thp"):
+        assert not told[name]["runs"]
+        assert told[name]["why_not"].startswith("the page array could not be read: ")

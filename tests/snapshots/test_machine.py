@@ -77,6 +77,11 @@ def test_zones_of_several_nodes():
     assert machine.node_of(bound).number == 1
 
 
+def test_without_movablecore_there_is_no_movable_zone_wherever_memory_ends() -> None:
+    machine = Machine(Era((6, 12)), memory=98 << 20)
+    assert [name for _, name in zones(machine)] == ["DMA", "DMA32"]
+
+
 def test_a_movable_zone():
     """movablecore="""
     machine = Machine(Era((6, 12)), memory=512 << 20, boot=Boot(movablecore=128 << 20))

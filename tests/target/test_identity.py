@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -88,3 +89,21 @@ def test_a_dump_that_is_a_link_has_debug_info_beside_the_link_or_beside_the_file
     with open_target(link) as target:
         assert target.debug_info is not None
         assert target.debug_info.path.parent == machines / "6.12"
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_vmlinux_that_is_cut_short_is_not_called_stripped(
+    machines: Path, tmp_path: Path, given: bool
+) -> None:
+    whole = (machines / "6.12" / "vmlinux").read_bytes()
+    cut = tmp_path / "vmlinux"
+    dump = tmp_path / "vmcore"
+    dump.symlink_to(machines / "6.12" / "vmcore") if given else shutil.copy(machines / "6.12/vmcore", dump)
+    for size in (len(whole) // 2, len(whole) - 1):
+        cut.write_bytes(whole[:size])
+        with pytest.raises(OpenError) as caught:
+            open_target(dump, symbols=[cut] if given else [])
+        said = f"{caught.value.message} {caught.value.hint}"
+        assert f"{cut} is cut short: " in said
+        assert f"the file at {size}" in said
+        assert "stripped" not in said

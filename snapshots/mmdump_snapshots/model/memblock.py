@@ -103,8 +103,9 @@ def nodes(machine: Machine, count: int) -> list[Node]:
 def _zone_limits(machine: Machine) -> list[tuple[str, int, int]]:
     """Which PFNs belong to which zone: (name, start, end)."""
     shift, end = machine.era.page_shift, machine.ram[-1][1]
-    movable = end - (machine.boot.movablecore >> shift)
-    movable &= -(1 << machine.era.max_order)
+    movable = end
+    if machine.boot.movablecore:
+        movable = (end - (machine.boot.movablecore >> shift)) & -(1 << machine.era.max_order)
     if machine.arch == "x86_64":
         dma, dma32 = 16 * _MIB >> shift, 4 * _GIB >> shift
     else:

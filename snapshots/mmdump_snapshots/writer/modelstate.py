@@ -171,16 +171,28 @@ class ModelState(State):
         return outside
 
     def _zone_column(self, start: int, stop: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Zone and node of every page; holes belong to the zone around them."""
+        """Zone and node of every page; holes in a zone are of that zone.
+
+        A hole between zones is of the zone after it, one at the end of the last zone, ``memmap_init()``
+        (5.12). From 5.6 on they were of zone 0 of node 0. Before, nothing but zeros was in their pages at the
+        end of the last section, which here are reserved like the others.
+        """
         zone = np.zeros(stop - start, np.uint8)
         node = np.zeros(stop - start, np.uint8)
-        for number, each in enumerate(self.nodes):
-            for part in each.zones:
-                low = max(part.start_pfn, start)
-                high = min(part.start_pfn + part.spanned, stop)
-                if low < high:
-                    zone[low - start : high - start] = self.zone_names.index(part.name)
-                    node[low - start : high - start] = number
+        zones = sorted(
+            ((part.start_pfn, part.spanned, number, part.name)
+             for number, each in enumerate(self.nodes) for part in each.zones)
+        )  # fmt: skip
+        holes = self._profile.version >= (5, 12)
+        before = 0
+        for first, spanned, number, name in zones:
+            last = first + spanned
+            low = max(before if holes else first, start)
+            high = stop if holes and first == zones[-1][0] else min(last, stop)
+            if low < high:
+                zone[low - start : high - start] = self.zone_names.index(name)
+                node[low - start : high - start] = number
+            before = last
         return zone, node
 
     def _index(self, start: int, stop: int, index: NDArray[np.uint64]) -> NDArray[np.uint64]:
