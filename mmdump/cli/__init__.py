@@ -197,8 +197,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = error.status
         if isinstance(error, OutputError):
             _drop_output()
-    except _TerminatedError:
-        status = 128 + signal.SIGTERM
+    except _TerminatedError as ended:
+        status = 128 + ended.number
     except KeyboardInterrupt:
         click.echo("mmdump: interrupted", err=True)
         status = 128 + signal.SIGINT
@@ -231,11 +231,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _TerminatedError(KeyboardInterrupt):
-    """The process shall end: as an exception, so that nothing half-written stays behind."""
+    """The process shall end: as an exception, so that nothing half-written stays behind.
+
+    :ivar number: The signal that says so.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
 
 
 def _terminate(number: int, frame: object) -> None:  # noqa: ARG001
-    raise _TerminatedError
+    raise _TerminatedError(number)
 
 
 def entry() -> None:
@@ -243,7 +250,10 @@ def entry() -> None:
     completed = complete(cli)
     if completed is not None:
         sys.exit(completed)
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # Under nohup the one is ignored, and stays so.
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _terminate)
     sys.exit(main())
 
 

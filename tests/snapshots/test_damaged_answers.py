@@ -95,7 +95,8 @@ def test_a_segment_at_an_offset_that_no_file_has_is_data_that_is_missing(mmdump,
         assert "dump" in run.err or "could not" in run.out + run.err, run
 
 
-def test_to_be_terminated_leaves_no_half_written_file(image, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_to_be_terminated_leaves_no_half_written_file(image, tmp_path, number):
     dump = image.write(tmp_path / "dump")
     plugin = tmp_path / "sleeper.py"
     plugin.write_text(SLEEPER)
@@ -108,6 +109,6 @@ def test_to_be_terminated_leaves_no_half_written_file(image, tmp_path):
             break
         time.sleep(0.05)
     assert list(output.iterdir())
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 128 + signal.SIGTERM
+    process.send_signal(number)
+    assert process.wait(30) == 128 + number
     assert not list(output.iterdir())
