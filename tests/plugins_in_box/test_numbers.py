@@ -48,5 +48,5 @@ def test_one_block_is_polluted_and_two_are() -> None:
         (2, "2 of 62 Movable blocks are polluted"),
     ):
         [found] = _pollution(pl.DataFrame({"blocks": [62], "polluted": [polluted]}), polluters, "Movable")
-        assert found.message.startswith(f"{words} polluted by pages that cannot be moved; ")
+        assert found.message.startswith(f"{words} by pages that cannot be moved; ")
         assert found.message.endswith("100 % of these pages are of 1 call chain.")
