@@ -1,16 +1,18 @@
-"""Parts of a modelled machine's state: slabs, stack depot, what tracer and page pinner recorded."""
+"""Parts of a modelled machine's state: slabs, depot, CMA areas, what tracer and page pinner recorded."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from mmdump_snapshots.model.android_pinner import AndroidPinner
 from mmdump_snapshots.model.pages import PageFlag, PageType
 from mmdump_snapshots.model.zone import Migratetype
 from mmdump_snapshots.writer.blockstate import BioState, DirectIoState, DiskState
 from mmdump_snapshots.writer.pinnerstate import CapturedState, PinnerState, RingState
-from mmdump_snapshots.writer.state import DepotState, PipeState, Record
+from mmdump_snapshots.writer.state import CmaState, DepotState, PipeState, Record, ReportingState
 from mmdump_snapshots.writer.tagstate import SlabState
 from mmdump_snapshots.writer.tracestate import TraceEvent, TraceState
 
@@ -19,7 +21,40 @@ if TYPE_CHECKING:
     from mmdump_snapshots.model.direct_io import DirectIo
     from mmdump_snapshots.model.machine import Machine
 
-__all__ = ["depot_state", "direct_io_states", "pinner_state", "pipe_states", "slab_states", "trace_state"]
+__all__ = [
+    "cma_states",
+    "depot_state",
+    "direct_io_states",
+    "pinner_state",
+    "pipe_states",
+    "reporting_state",
+    "slab_states",
+    "trace_state",
+]
+
+
+def cma_states(machine: Machine) -> list[CmaState]:
+    """Areas with their bitmaps."""
+    return [
+        CmaState(
+            area.name,
+            [(area.base_pfn, area.count)],
+            area.order_per_bit,
+            [np.asarray(area.bitmap, np.bool_)],
+            area.succeeded,
+            area.failed,
+        )
+        for area in machine.cma
+    ]
+
+
+def reporting_state(machine: Machine) -> ReportingState:
+    """The device that is registered."""
+    model = machine.page_reporting
+    device = model.pr_dev_info
+    if device is None:
+        return ReportingState(None, model.enabled, model.order)
+    return ReportingState(int(device.state), model.enabled, model.order, device.order or 0, device.capacity)
 
 
 def pipe_states(machine: Machine) -> list[PipeState]:

@@ -15,10 +15,12 @@ from mmdump_snapshots.model.zone import ZONE_NAMES, Migratetype
 from mmdump_snapshots.writer.gfp import translated
 from mmdump_snapshots.writer.modelfolios import folio_states
 from mmdump_snapshots.writer.modelparts import (
+    cma_states,
     depot_state,
     direct_io_states,
     pinner_state,
     pipe_states,
+    reporting_state,
     slab_states,
     trace_state,
 )
@@ -371,17 +373,7 @@ class ModelState(State):
     @cached_property
     def cma(self) -> list[CmaState]:  # type: ignore[override]
         """Areas with their bitmaps."""
-        return [
-            CmaState(
-                area.name,
-                [(area.base_pfn, area.count)],
-                area.order_per_bit,
-                [np.asarray(area.bitmap, np.bool_)],
-                area.succeeded,
-                area.failed,
-            )
-            for area in self._machine.cma
-        ]
+        return cma_states(self._machine)
 
     @cached_property
     def shared_flags(self) -> frozenset[str]:  # type: ignore[override]
@@ -397,13 +389,7 @@ class ModelState(State):
     @property
     def reporting(self) -> ReportingState:  # type: ignore[override]
         """The device that is registered."""
-        model = self._machine.page_reporting
-        device = model.pr_dev_info
-        if device is None:
-            return ReportingState(None, model.enabled, model.order)
-        return ReportingState(
-            int(device.state), model.enabled, model.order, device.order or 0, device.capacity
-        )
+        return reporting_state(self._machine)
 
 
 def _pfns(pfns: Any) -> NDArray[np.int64]:
