@@ -156,7 +156,8 @@ def test_without_the_time_of_the_dump_no_chain_is_suspected() -> None:
     assert keys(result) == []
     assert result.notes == ["When the dump was taken is not in it: leaks were not looked for."]
     # Nor are they where not all pages are asked about, and nobody expects it.
-    assert analysed(PageOwner(order=("0",)), kernel({}), of.pages(ext.range())).notes == []
+    some = analysed(PageOwner(order=("0",)), kernel({}), of.pages(ext.range()))
+    assert not [note for note in some.notes if "leaks" in note]
 
 
 def test_more_chains_than_can_be_kept_suspect_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

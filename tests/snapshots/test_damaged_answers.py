@@ -103,12 +103,21 @@ def test_to_be_terminated_leaves_no_half_written_file(image, tmp_path, number):
     output = tmp_path / "output"
     output.mkdir()
     words = ["--plugin", plugin, "sleep", dump, "-o", output / "out.json"]
-    process = subprocess.Popen([sys.executable, "-m", "mmdump", *map(str, words)])
-    for _ in range(600):
-        if (tmp_path / "asleep").exists():
-            break
-        time.sleep(0.05)
-    assert list(output.iterdir())
-    process.send_signal(number)
-    assert process.wait(30) == 128 + number
+    # Not as under nohup, where the one is ignored.
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        process = subprocess.Popen([sys.executable, "-m", "mmdump", *map(str, words)])
+    finally:
+        signal.signal(number, before)
+    try:
+        for _ in range(600):
+            if (tmp_path / "asleep").exists():
+                break
+            time.sleep(0.05)
+        assert list(output.iterdir())
+        process.send_signal(number)
+        assert process.wait(30) == 128 + number
+    finally:
+        process.kill()
+        process.wait()
     assert not list(output.iterdir())
