@@ -144,7 +144,7 @@ static void connect_pair(int pair[2], int room)
 
 	int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (room)
-		setsockopt(listener, SOL_SOCKET, SO_RCVBUF, &room, sizeof(room));
+		setsockopt(listener, SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof(room));
 	if (listener < 0 || bind(listener, (struct sockaddr *)&address, length) || listen(listener, 1) ||
 	    getsockname(listener, (struct sockaddr *)&address, &length))
 		fail("listening on 127.0.0.1: %s", strerror(errno));
@@ -169,7 +169,8 @@ static void fill_receiver(void)
 {
 	int pair[2];
 
-	connect_pair(pair, 0);
+	/* Pages of 16 KiB are more than a receiver has room for by itself. */
+	connect_pair(pair, page_size > 4096 ? 64 * page_size : 0);
 	struct queue queue = { "tcp queue=receive", pair[1] };
 	char *area = splice_into(pair[0]);
 	int file = small_file("/slab/sendfile");
