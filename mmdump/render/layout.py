@@ -177,19 +177,25 @@ def _below(text: str, width: int | None) -> list[str]:
     return [indent + first, *(f"{indent}  {piece}" if indent else piece for piece in rest)]
 
 
-def wrapped(text: str, width: int, pieces: re.Pattern[str] = _PIECES) -> list[str]:
-    """The text in lines of at most so many columns of a terminal, broken between words where it can be."""
+def wrapped(text: str, width: int, pieces: re.Pattern[str] = _PIECES, *, hang: int = 0) -> list[str]:
+    """The text in lines of at most so many columns of a terminal, broken between words where it can be.
+
+    :param hang: By how many columns all lines but the first are to be indented: they are as much shorter.
+    """
     from rich.cells import cell_len, chop_cells
 
     if cell_len(text) <= width:
         return [text]
-    lines, line = [], ""
+    lines: list[str] = []
+    line = ""
     for piece in pieces.findall(text):
         if cell_len((line + piece).rstrip()) <= width:
             line += piece
             continue
         if line.strip():
             lines.append(line.rstrip())
+        # A word that is longer than the further lines are is broken into pieces of their length.
+        width, hang = max(width - hang, 1), 0
         *broken, line = chop_cells(piece, width) if cell_len(piece.rstrip()) > width else [piece]
         lines += broken
     return [*lines, line.rstrip()] if line.strip() else lines or [""]

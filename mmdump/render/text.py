@@ -84,10 +84,7 @@ class TextRenderer(Renderer):
     def _sentence(self, text: str, color: str = "", *, prefix: str = "", style: str = "") -> list[Line]:
         """A sentence in the lines that a terminal has room for, all but the first indented; else in one."""
         width = self.options.width
-        first, *rest = [prefix + text] if width is None else wrapped(prefix + text, max(width, 1))
-        if rest and width is not None:
-            whole = (prefix + text)[len(first) :].lstrip()
-            rest = wrapped(whole, max(width - 2, 1))
+        first, *rest = [prefix + text] if width is None else wrapped(prefix + text, max(width, 1), hang=2)
         head: Line = [(prefix, style)] if prefix else []
         return [[*head, (first[len(prefix) :], color)], *([(f"  {each}", color)] for each in rest)]
 

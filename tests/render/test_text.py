@@ -270,3 +270,12 @@ def test_a_table_that_is_not_there_is_a_usage_error() -> None:
         rendered(pinned(), table="nope")
     with pytest.raises(UsageError, match="--where"):
         TextRenderer(io.BytesIO(), RenderOptions(Query("nope = 1"))).begin(HOLDERS)
+
+
+@pytest.mark.parametrize("width", [4, 10, 33])
+def test_no_line_of_a_sentence_is_longer_than_the_terminal_and_nothing_of_it_is_lost(width: int) -> None:
+    said = "/a/path/without/a/blank/that/is/longer/than/any/of/these/terminals and words, and 12,345 numbers"
+    result = dataclasses.replace(one(PAGES, PAGE_ROWS.clear()), summary=[said])
+    lines = rendered(result, width=width).splitlines()
+    assert max(map(len, lines)) <= width
+    assert "".join("".join(lines).split()) == "".join(said.split())

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mmdump_snapshots.writer.arena import Struct
+from mmdump_snapshots.writer.vfs import new_file, new_inode
 
 if TYPE_CHECKING:
     from mmdump_snapshots.writer.arena import Arena
@@ -156,13 +157,8 @@ def _disk(arena: Arena, state: DiskState) -> tuple[int, int]:
     disk.set("minors", 1)
     disk.set("disk_name", state.name.encode()[:31])
     number = state.major << _MINORBITS | state.minor
-    inode = arena.struct("struct inode")
-    inode.set("i_mode", _MODE)
+    inode = new_inode(arena, _MODE)
     inode.set("i_rdev", number)
-    inode.set("i_nlink", 1)
-    inode.set("i_count.counter", 1)
-    inode.set("i_mapping", inode.at("i_data"))
-    inode.set("i_data.host", inode.address)
     arena.finish(inode)
     device = disk.address
     if "struct block_device" in arena.profile.types:
@@ -181,11 +177,6 @@ def _disk(arena: Arena, state: DiskState) -> tuple[int, int]:
 
 def _file(arena: Arena, inode: int) -> int:
     """The device, opened for direct I/O."""
-    file = arena.struct("struct file")
-    file.set("f_inode", inode)
-    file.maybe("f_mapping", inode + arena.profile.types.member("struct inode", "i_data").offset)
-    file.set("f_op", arena.address("def_blk_fops"))
-    file.set("f_mode", _FMODE)
+    file = new_file(arena, inode, "def_blk_fops", _FMODE)
     file.set("f_flags", _O_RDWR | _O_DIRECT[arena.profile.arch])
-    file.maybe("f_count.counter", 1)
     return arena.finish(file)

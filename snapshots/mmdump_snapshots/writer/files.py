@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mmdump_snapshots.writer.arena import Struct
+from mmdump_snapshots.writer.vfs import new_file, new_inode
 
 if TYPE_CHECKING:
     from mmdump_snapshots.writer.arena import Arena
@@ -65,24 +66,14 @@ def _table(arena: Arena, files: list[int]) -> int:
 def _file(arena: Arena, inode: Struct, mode: int, pipe: int) -> int:
     # Pipes without a name have operations of their own since 6.15.
     operations = "pipeanon_fops" if arena.has("pipeanon_fops") else "pipefifo_fops"
-    file = arena.struct("struct file")
-    file.set("f_inode", inode.address)
-    file.maybe("f_mapping", inode.at("i_data"))
-    file.set("f_op", arena.address(operations))
-    file.set("f_mode", mode)
-    file.maybe("f_count.counter", 1)
+    file = new_file(arena, inode.address, operations, mode)
     file.set("private_data", pipe)
     return arena.finish(file)
 
 
 def _inode(arena: Arena, pipe: PipeState, number: int) -> Struct:
-    inode = arena.struct("struct inode")
-    inode.set("i_mode", _MODE)
+    inode = new_inode(arena, _MODE)
     inode.set("i_ino", number)
-    inode.set("i_nlink", 1)
-    inode.set("i_count.counter", 1)
-    inode.set("i_mapping", inode.at("i_data"))
-    inode.set("i_data.host", inode.address)
     inode.set("i_pipe", _pipe(arena, pipe))
     arena.finish(inode)
     return inode
