@@ -30,7 +30,7 @@ make_situation() { # NAME
     *) situation "$1" ;;
     esac
     if [ "$made" = frag ]; then
-        kill -USR1 "$(cat /run/work/frag.pid)" 2>/dev/null
+        kill -USR1 "$(cat /run/situations/frag.pid)" 2>/dev/null
         sleep 1
     fi
     made=$1

@@ -15,7 +15,7 @@
 #include <sys/types.h>
 
 #define TRUTH_FILE "/truth/truth.txt"
-#define PIDFILE_DIR "/run/work"
+#define PIDFILE_DIR "/run/situations"
 
 #define KPF_BUDDY 10
 #define KPF_COMPOUND_HEAD 15
