@@ -171,7 +171,10 @@ class _Run:
         self.flush()
         if self.broken is None:
             self.where = "at its end"
-        return (self.own(self._finish, kernel) if self.broken is None else None) or self._only_rows()
+            result = self.own(self._finish, kernel)
+            if result is not None:
+                return result
+        return self._only_rows()
 
     def _finish(self, kernel: Kernel) -> Result:
         return self.analysis.finish(kernel, self.state, self._parts())
