@@ -124,7 +124,7 @@ def options(analysis: type[Analysis]) -> list[tuple[str, Any, Any, Option]]:
 class Analysis:
     """One question about memory. Subclasses are frozen dataclasses; their fields are the options.
 
-    :meth:`start` once; :meth:`scan` for each range of at most 2**16 pages, in numpy alone; :meth:`batch` for
+    :meth:`start` once; :meth:`scan` for each range of at most 2**17 pages, in numpy alone; :meth:`batch` for
     the rows of many ranges together, where names and sums are made of them; :meth:`finish` once. An analysis
     that looks at no pages leaves ``scan`` alone and sets ``scans = False``.
     """

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from drgn import offsetof, sizeof
 
-from mmdump.kernel.arrays import I32, I64, U8, U64, Bools, Struct
+from mmdump.kernel.arrays import I32, I64, U8, U64, Bools, Struct, quotients
 from mmdump.kernel.layout import byteorder
 from mmdump.kernel.zones import Zone, each_zone
 from mmdump.target.reader import ReadStatus
@@ -73,7 +73,7 @@ class ListHeads:
         if not len(links):
             return np.zeros(0, np.int64)
         offset = (links - np.uint64(self.memmap.vmemmap + self.lru & _MASK)).view(np.int64)
-        pfn, rest = np.divmod(offset, self.memmap.page_size)
+        pfn, rest = quotients(offset, self.memmap.page_size)
         codes = np.where((rest == 0) & self.memmap.valid(pfn), pfn, _NOWHERE)
         others = np.flatnonzero(codes == _NOWHERE)
         if len(others) and len(self.address):

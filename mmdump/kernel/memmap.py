@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["RANGE_PAGES", "MemMap", "Sections", "read_memmap"]
 
-#: Pages in one range: small enough for the caches, and no folio of the buddy allocator crosses one.
-RANGE_PAGES = 1 << 16
+#: Pages in one range: few enough for the caches, so many that what a range costs whatever its length hardly
+#: matters; and no folio of the buddy allocator crosses one.
+RANGE_PAGES = 1 << 17
 
 #: Sub-sections are 2 MiB whatever the page size (SUBSECTION_SHIFT).
 _SUBSECTION_SHIFT = 21

@@ -42,7 +42,7 @@ GUP_PIN_COUNTING_BIAS = 1024
 
 
 class PageRange(TypedPages):
-    """The pages [start, end): at most 2**16, starting at a multiple of it or where memory starts.
+    """The pages [start, end): at most 2**17, starting at a multiple of it or where memory starts.
 
     Every column is an array of one value per page, decoded when first used. Rows that could not be read
     hold zeros (or False) in every column; ``readable`` tells them apart.

@@ -326,6 +326,11 @@ class PageExtRange:
             return np.zeros(len(self.status), np.uint64)
         return np.concatenate([piece["flags"] for piece in self._pieces]).astype(np.uint64, copy=False)
 
+    @cached_property
+    def flagged(self) -> I64:
+        """Rows with any flag: of free memory hardly any has."""
+        return np.flatnonzero(self.flags)
+
     def has_flag(self, *names: str, at: I64 | None = None) -> Bools:
         """Rows with all of these flags set; none where the kernel lacks one of them.
 
@@ -335,10 +340,18 @@ class PageExtRange:
         if at is None:
             found = self._flagged.get(names)
             if found is None:
-                found = self._flagged[names] = self._with_flags(names, self.flags)
+                found = self._flagged[names] = self._all_with_flags(names)
                 found.setflags(write=False)
             return found
         return self._with_flags(names, self.flags[at])
+
+    def _all_with_flags(self, names: Sequence[str]) -> Bools:
+        rows = self.flagged
+        if len(rows) * _FEW > len(self.flags):
+            return self._with_flags(names, self.flags)
+        found = np.zeros(len(self.flags), bool)
+        found[rows] = self._with_flags(names, self.flags[rows])
+        return found
 
     def _with_flags(self, names: Sequence[str], flags: U64) -> Bools:
         if not all(name in self.layout.flags for name in names):

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from mmdump.kernel.arrays import I64, U8, Bools
+from mmdump.kernel.arrays import I64, U8, Bools, quotients
 from mmdump.kernel.page_columns import StoredPages
 from mmdump.kernel.page_layout import FolioField
 
@@ -17,13 +17,6 @@ __all__ = ["CompoundPages"]
 
 #: A folio of a larger order than this is not believed: 16 GiB hugetlb pages of 4 KiB base pages have 22.
 _MAX_FOLIO_ORDER = 24
-
-
-def _divmod(offset: I64, size: int) -> tuple[I64, I64]:
-    """``np.divmod()``, which takes ten times as long by the usual power of two."""
-    if size & (size - 1):
-        return np.divmod(offset, size)
-    return offset >> (size.bit_length() - 1), offset & (size - 1)
 
 
 class CompoundPages(StoredPages):
@@ -80,6 +73,25 @@ class CompoundPages(StoredPages):
         head[self.tails] = self.named_heads + self.start
         return head
 
+    def head_rows(self, *, at: I64 | None = None) -> I64:
+        """The row of each page's head, int64; its own where it is no tail, or its head is garbage.
+
+        Also where the head lies in a range before, as a gigantic page's may: such a tail is judged by itself.
+
+        :param at: Only these rows.
+        :return: Read-only for all rows: one array for all who ask.
+        """
+        if at is None:
+            return self._head_rows
+        return self._head_rows[at] if len(self.tails) else at
+
+    @cached_property
+    def _head_rows(self) -> I64:
+        rows = np.arange(len(self))
+        rows[self.tails] = np.where(self.named_heads >= 0, self.named_heads, self.tails)
+        rows.setflags(write=False)
+        return rows
+
     @cached_property
     def named_heads(self) -> I64:
         """Row of the head that each of :attr:`tails` names, int64: its own row where that is garbage.
@@ -97,7 +109,7 @@ class CompoundPages(StoredPages):
             if fake.any():
                 named[fake] = self.compound_head[rows[fake] + 1]
             named -= np.uint64(1)
-        pfn, rest = _divmod((named - base).view(np.int64), size)
+        pfn, rest = quotients((named - base).view(np.int64), size)
         pfn -= self.start
         good = (rest == 0) & (pfn >= -self.start) & (pfn < rows)
         return np.where(good, pfn, rows)

@@ -11,7 +11,7 @@ import numpy as np
 
 from mmdump.errors import MmdumpError
 from mmdump.holders import Counted, Hit, Holder, Owner, Place, State
-from mmdump.kernel.arrays import I64, U64, Bools
+from mmdump.kernel.arrays import I64, U64, Bools, quotients
 from mmdump.kernel.layout import byteorder
 from mmdump_holders.places import Places
 from mmdump_holders.search import Found, Searched, Span, search
@@ -149,8 +149,7 @@ class _Pages:
 
     def page(self, value: U64) -> tuple[I64, I64]:
         """The PFN whose struct page a word leads to, and how far into it."""
-        pfn, rest = np.divmod((value - np.uint64(self.vmemmap)).astype(np.int64), self.page_size)
-        return pfn, rest
+        return quotients((value - np.uint64(self.vmemmap)).astype(np.int64), self.page_size)
 
     def reach(self, following: U64) -> I64:
         """How many pages the length and offset behind a page's address span; 1 where there are none."""

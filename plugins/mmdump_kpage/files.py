@@ -11,7 +11,7 @@ from drgn import FaultError
 
 from mmdump.kernel.layout import find_object
 from mmdump.kernelfile import KernelFile
-from mmdump_kpage.flags import KPF_NOPAGE, KpageFacts, head_rows_of, precise_mapcount, stable_page_flags
+from mmdump_kpage.flags import KPF_NOPAGE, KpageFacts, precise_mapcount, stable_page_flags
 
 if TYPE_CHECKING:
     from mmdump.kernel import Kernel
@@ -70,7 +70,7 @@ def _kpagecgroup(kernel: Kernel, ranges: Ranges) -> Iterator[bytes]:
         if cgroups is None:
             return np.zeros(len(pages), np.uint64)
         words = cgroups.words(pages)
-        return cgroups.inodes(words[head_rows_of(pages)] if cgroups.by_folio else words)
+        return cgroups.inodes(words[pages.head_rows()] if cgroups.by_folio else words)
 
     return _words(kernel, ranges, inodes, 0)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mmdump.kernel.arrays import I64, U64, Bools
     from mmdump.kernel.page import PageRange
 
-__all__ = ["KPF_NOPAGE", "KpageFacts", "head_rows_of", "precise_mapcount", "stable_page_flags"]
+__all__ = ["KPF_NOPAGE", "KpageFacts", "precise_mapcount", "stable_page_flags"]
 
 # include/uapi/linux/kernel-page-flags.h; part of the ABI, so these never change.
 KPF_SLAB, KPF_BUDDY, KPF_MMAP, KPF_ANON, KPF_SWAPCACHE = 7, 10, 11, 12, 13
@@ -108,7 +108,7 @@ def _takes_const_page(prog: Program) -> bool:
 def precise_mapcount(pages: PageRange) -> U64:
     """How often each page is mapped, ``folio_precise_page_mapcount()`` (6.11; ``page_mapcount()`` before)."""
     layout = pages.layout
-    head_rows = head_rows_of(pages)
+    head_rows = pages.head_rows()
     own = pages.raw_mapcount.astype(np.int64) + 1
     own[pages.is_typed() | ~pages.readable] = 0
     heads = np.flatnonzero(pages.is_head)
@@ -125,12 +125,6 @@ def precise_mapcount(pages: PageRange) -> U64:
     return np.where(slab, 0, own + whole[head_rows]).astype(np.uint64)
 
 
-def head_rows_of(pages: PageRange) -> I64:
-    """The row of each page's head; its own where that lies in another range (gigantic folios)."""
-    rows = pages.head_pfn - pages.start
-    return np.where(rows >= 0, rows, np.arange(len(pages)))
-
-
 def _copied(pages: PageRange, flags: U64) -> U64:
     found = np.zeros(len(flags), np.uint64)
     for bit, name in _COPIED:
@@ -143,7 +137,7 @@ def _copied(pages: PageRange, flags: U64) -> U64:
 def stable_page_flags(pages: PageRange, facts: KpageFacts) -> U64:
     """The words of /proc/kpageflags for a range of pages."""
     layout = pages.layout
-    head_rows = head_rows_of(pages)
+    head_rows = pages.head_rows()
     flags, mapping = pages.flags[head_rows], pages.mapping[head_rows]
     found = _copied(pages, flags if facts.by_folio else pages.flags)
 

@@ -52,12 +52,28 @@ def kind_codes(pages: PageRange, rows: I64, cma: int = -1) -> U8:
     :param cma: The number of MIGRATE_CMA, to tell ``cma`` from ``kernel``; -1 where there is none.
     :return: uint8, as many as rows.
     """
-    # Whose head is where takes longer to tell than that there is none.
-    heads = pages.head_pfn[rows] - pages.start if pages.is_tail[rows].any() else rows
-    # No range cuts a folio but gigantic hugetlb pages.
-    outside = heads < 0
-    heads = np.where(outside, rows, heads)
-    codes = np.zeros(len(rows), np.uint8)
+    if pages.is_tail[rows].any():
+        # A folio is looked at once, not once for each of its pages.
+        heads = pages.head_rows(at=rows)
+        wanted = np.zeros(len(pages), bool)
+        wanted[heads] = True
+        folios = np.flatnonzero(wanted)
+        of_folio = np.empty(len(pages), np.uint8)
+        of_folio[folios] = _folio_codes(pages, folios)
+        # No range cuts a folio but gigantic hugetlb pages.
+        of_folio[pages.tails[pages.named_heads < 0]] = _CODE["hugetlb"]
+        codes = of_folio[heads]
+    else:
+        codes = _folio_codes(pages, rows)
+    if cma >= 0:
+        own = np.flatnonzero(codes == _KERNEL)
+        codes[own[pages.migratetype_of(rows[own]) == cma]] = _CODE["cma"]
+    return codes
+
+
+def _folio_codes(pages: PageRange, heads: I64) -> U8:
+    """The same of rows that are heads, or small folios."""
+    codes = np.zeros(len(heads), np.uint8)
     kinds = folio_kinds(pages, heads)
     movable = (pages.mapping[heads] & np.uint64(MAPPING_KSM)) == MAPPING_MOVABLE
     codes[pages.has_flag("PG_lru", at=heads) | movable] = _CODE["other"]
@@ -68,9 +84,6 @@ def kind_codes(pages: PageRange, rows: I64, cma: int = -1) -> U8:
     slab = pages.is_type("slab", at=heads)
     codes[pages.is_typed(at=heads) & ~slab] = _CODE["other"]
     codes[pages.is_type("table", at=heads)] = _CODE["table"]
-    codes[pages.is_type("hugetlb", at=heads) | outside] = _CODE["hugetlb"]
+    codes[pages.is_type("hugetlb", at=heads)] = _CODE["hugetlb"]
     codes[slab] = _CODE["slab"]
-    if cma >= 0:
-        own = np.flatnonzero(codes == _KERNEL)
-        codes[own[pages.migratetype_of(rows[own]) == cma]] = _CODE["cma"]
     return codes

@@ -198,8 +198,7 @@ class Owners:
         if pages.ext is None:
             return {}
         if not on_every_page(pages.ext["page_owner"].names):
-            head = pages.head_pfn[rows] - pages.start
-            rows = np.where(head >= 0, head, rows)
+            rows = pages.head_rows(at=rows)
         record = pages.ext["page_owner"].rows(rows)
         known = pages.ext.has_flag(*_allocated_flags(pages.ext["page_owner"].names), at=rows)
         known &= (record["handle"] != 0) & (record["order"] <= self.max_order)

@@ -102,9 +102,7 @@ def _find_held(pages: PageRange, batches: FolioBatches) -> Held:
 
     # A marked tail is a row of its own, and so is the head of its folio when that is held.
     rows = np.union1d(suspects, marks)
-    heads = pages.head_pfn[rows] - pages.start
-    # The head of a gigantic page may lie in a range before: such a tail is judged by itself.
-    heads = np.where(heads >= 0, heads, rows)
+    heads = pages.head_rows(at=rows)
     folio = np.zeros(len(pages), np.uint8)
     folio[candidates] = foll_pin * np.uint8(FOLL_PIN) | excess * np.uint8(EXCESS)
     held = folio[heads] != 0
@@ -189,7 +187,8 @@ def _candidates(pages: PageRange) -> I64:
     Movable pages of drivers migrate by callbacks of their own.
     """
     # Tails have no references of their own.
-    rows = np.flatnonzero(pages.refcount > 0)
+    rows = pages.referenced
+    rows = rows[pages.refcount[rows] > 0]
     used = ~pages.is_tail[rows] & ~pages.has_flag("PG_reserved", at=rows)
     used &= ~pages.is_typed(at=rows) | pages.is_type("hugetlb", at=rows)
     rows = rows[used]

@@ -13,7 +13,7 @@ from mmdump.kernel.pageblock import UNKNOWN
 from mmdump.kernel.references import KIND_NAMES, account_references, folio_kinds
 from mmdump.result import Column, Kind, Schema
 from mmdump.target.reader import ReadStatus
-from mmdump_kpage.flags import head_rows_of, precise_mapcount
+from mmdump_kpage.flags import precise_mapcount
 from mmdump_page_owner.record import OWNER_COLUMNS
 from mmdump_page_pinner.marks import marked
 
@@ -140,7 +140,7 @@ def _of_folio(find: Callable[[PageRange, I64, State], I64]) -> Read:
     """A column of folios, for every page of them: computed once for each head and small folio."""
 
     def read(pages: PageRange, state: State) -> Struct:
-        heads = head_rows_of(pages)
+        heads = pages.head_rows()
         rows, inverse = np.unique(heads, return_inverse=True)
         return find(pages, rows, state)[inverse]
 
@@ -208,7 +208,7 @@ READ: Mapping[str, Read] = {
     "head_pfn": lambda pages, _: pages.head_pfn,
     # The head of a gigantic folio may lie in another range: its order is not known here.
     "order": lambda pages, _: np.where(
-        pages.head_pfn < pages.start, -1, pages.folio_order[head_rows_of(pages)].astype(np.int64)
+        pages.head_pfn < pages.start, -1, pages.folio_order[pages.head_rows()].astype(np.int64)
     ),
     "free": lambda pages, _: pages.in_free_block,
     "buddy_order": lambda pages, _: np.where(pages.is_buddy, pages.buddy_order.astype(np.int64), -1),

@@ -74,13 +74,14 @@ _MIXED, _NOWHERE = 254, 255
 class State:
     """What the scan needs. Plain data.
 
-    :param order: Order of a cell, at least that of a pageblock.
+    :param order: Order of a cell, at least :param block_order: that of a pageblock.
     :param cma: The number of MIGRATE_CMA; -1 where there is none.
     :param stock: PFNs on per-CPU lists, which are free, ascending, int64.
     :param spans: Where zones are: PFN ranges, int64 of shape (n, 2); None where not all are known.
     """
 
     order: int
+    block_order: int
     cma: int
     batches: FolioBatches
     stock: I64
@@ -108,6 +109,7 @@ class MemoryMap(Analysis):
         names = kernel.pageblocks.names
         return State(
             order,
+            kernel.pageblocks.order,
             names.index("CMA") if "CMA" in names else -1,
             kernel.folio_batches,
             _stock(kernel),
@@ -118,8 +120,7 @@ class MemoryMap(Analysis):
         """Count the pages of each cell by use."""
         pages, held = find_lasting(pages, state.batches)
         uses = uses_of(pages, held, state.cma, state.stock)
-        size = 1 << state.order
-        starts = np.append(0, np.arange(size - pages.start % size, len(pages), size))
+        starts = _edges(pages, state.order)
         where = _first_known(pages.readable, starts)
         known = pages.readable[where]
         lengths = np.diff(np.append(starts, len(pages)))
@@ -134,9 +135,9 @@ class MemoryMap(Analysis):
             "pages": lengths - outside,
             "node": np.where(known, pages.node_of(where), -1),
             "zone": np.where(known, pages.zone_of(where), np.uint8(_NOWHERE)),
-            "migratetype": _types(pages.migratetype, starts),
+            "migratetype": _types(pages, starts, state.block_order),
         }
-        columns |= {use: counts(uses == code, starts) for code, use in enumerate(USES) if code}
+        columns |= _sums(uses, starts, lengths)
         memory = columns["pages"] > 0
         return {
             "cells": columns if memory.all() else {name: each[memory] for name, each in columns.items()},
@@ -144,10 +145,12 @@ class MemoryMap(Analysis):
         }
 
     def fold(self, part: str, frame: pl.DataFrame) -> pl.DataFrame:
-        """Sum the pieces of cells that are larger than a range."""
+        """Sum the pieces of cells that are larger than a range; they come one after the other."""
         if part == "outside":
             return frame.sum()
-        kinds = pl.col("migratetype")
+        cell, kinds = frame["cell"], pl.col("migratetype")
+        if not (cell == cell.shift()).any():
+            return frame
         return frame.group_by("cell", maintain_order=True).agg(
             pl.col("pages").sum(),
             pl.col("node").max(),
@@ -205,12 +208,28 @@ def _first_known(readable: Bools, starts: I64) -> I64:
     return np.where(first < np.append(starts[1:], len(readable)), first, starts)
 
 
-def _types(migratetype: U8, starts: I64) -> U8:
+def _edges(pages: PageRange, order: int) -> I64:
+    """The first rows of blocks of an order; the first row of all is always one."""
+    size = 1 << order
+    return np.append(0, np.arange(size - pages.start % size, len(pages), size))
+
+
+def _types(pages: PageRange, starts: I64, block_order: int) -> U8:
     """The migratetype of each cell."""
-    if (migratetype == migratetype[0]).all():
-        return np.full(len(starts), migratetype[0])
-    low, high = np.minimum.reduceat(migratetype, starts), np.maximum.reduceat(migratetype, starts)
+    blocks = _edges(pages, block_order)
+    types = pages.migratetype_of(blocks)
+    # Where a cell begins a pageblock does.
+    first = np.searchsorted(blocks, starts)
+    low, high = np.minimum.reduceat(types, first), np.maximum.reduceat(types, first)
     return np.where(low == high, low, np.uint8(_MIXED))
+
+
+def _sums(uses: U8, starts: I64, lengths: I64) -> dict[str, I64]:
+    """How many pages of each cell there are of each use."""
+    if (uses == uses[0]).all():
+        # As free memory is, by the gigabyte.
+        return {use: lengths * (code == uses[0]) for code, use in enumerate(USES) if code}
+    return {use: counts(uses == code, starts) for code, use in enumerate(USES) if code}
 
 
 def uses_of(pages: PageRange, held: Held, cma: int, stock: I64) -> U8:
@@ -221,15 +240,15 @@ def uses_of(pages: PageRange, held: Held, cma: int, stock: I64) -> U8:
     :param stock: PFNs on per-CPU lists, ascending.
     """
     # A page without references need not be free: of pages that are no folio only the first has some.
-    free = pages.in_free_block.copy()
-    free[_within(pages, stock)] = True
+    used = ~pages.in_free_block
+    used[_within(pages, stock)] = False
     uses = np.full(len(pages), _FREE, np.uint8)
-    rows = np.flatnonzero(~free)
+    rows = np.flatnonzero(used)
     if len(rows):
         uses[rows] = _of_used(pages, rows, held, cma)
-    reported = pages.is_buddy & pages.has_flag("PG_reported")
-    if reported.any():
-        uses[_blocks(pages, np.flatnonzero(reported))] = _REPORTED
+    reported = pages.buddies[pages.has_flag("PG_reported", at=pages.buddies)]
+    if len(reported):
+        uses[_blocks(pages, reported)] = _REPORTED
     uses[pages.has_flag("PG_reserved")] = _RESERVED
     uses[~pages.readable] = _UNREAD
     return uses
@@ -243,12 +262,9 @@ def _of_used(pages: PageRange, rows: I64, held: Held, cma: int) -> U8:
     other = np.flatnonzero(kinds == KINDS.index("other"))
     uses[other[(pages.mapping[rows[other]] & np.uint64(3)) == MAPPING_MOVABLE]] = _MOVABLE
     if held.held.any():
-        # The head of a gigantic page may lie in a range before: such a tail is judged by itself.
-        heads = pages.head_pfn[rows] - pages.start
-        heads = np.where(heads >= 0, heads, rows)
         blocked = np.zeros(len(pages), bool)
         blocked[held.heads[held.held]] = True
-        uses[blocked[heads]] = _PINNED
+        uses[blocked[pages.head_rows(at=rows)]] = _PINNED
     return uses
 
 
@@ -279,6 +295,8 @@ def _spans(kernel: Kernel) -> I64 | None:
 
 def _outside(pages: PageRange, spans: I64) -> Bools:
     """Pages that no zone spans and nobody uses: reserved, or never written (up to 5.5)."""
+    if ((spans[:, 0] <= pages.start) & (spans[:, 1] >= pages.end)).any():
+        return np.zeros(len(pages), bool)
     nowhere = np.ones(len(pages), bool)
     for first, last in (spans - pages.start).clip(0, len(pages)).tolist():
         nowhere[first:last] = False

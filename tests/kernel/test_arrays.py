@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmdump.errors import UnsupportedError
-from mmdump.kernel.arrays import blanked, c_text, counts, decoded, printable, runs
+from mmdump.kernel.arrays import blanked, c_text, counts, decoded, printable, quotients, runs
 from mmdump.kernel.layout import byteorder, c_string, has_member, member_dtype, struct_dtype
 from tests.kernel.builders import Kernelish
 
@@ -32,6 +32,14 @@ def test_counts_are_those_of_the_slices(values: list[bool], more: set[int], step
     slices = [found[low:high].sum() for low, high in itertools.pairwise([*starts, len(found)])]
     assert counts(found, np.array(starts)).tolist() == slices
     assert counts(np.repeat(found, 2)[::2], np.array(starts)).tolist() == slices
+
+
+@given(st.lists(st.integers(-(1 << 63), (1 << 63) - 1)), st.integers(1, 200))
+def test_quotients_are_those_of_divmod(values: list[int], divisor: int) -> None:
+    found, rests = quotients(np.array(values, np.int64), divisor)
+    assert list(zip(found.tolist(), rests.tolist(), strict=True)) == [
+        divmod(each, divisor) for each in values
+    ]
 
 
 @given(st.binary())

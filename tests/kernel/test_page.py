@@ -92,6 +92,9 @@ def test_rows_and_sums_are_those_of_the_columns_whatever_the_bytes(memory: Memor
     for names in (("PG_head",), ("PG_lru", "PG_reserved"), ("PG_reported", "no such flag")):
         mask = np.uint64(pages.layout.mask(*names))
         assert (pages.has_flag(*names) == ((pages.flags & mask) != 0)).all()
+    inside = pages.head_pfn >= pages.start
+    assert (pages.head_rows() == np.where(inside, pages.head_pfn, pages.pfn) - pages.start).all()
+    assert (memory.pages().head_rows(at=few) == pages.head_rows()[few]).all()
     heads = pages.head_pfn[pages.tails] - pages.start
     assert (pages.named_heads == heads).all()
     order = pages.folio_order.astype(np.int64)

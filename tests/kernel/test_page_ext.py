@@ -156,6 +156,22 @@ def test_a_flag_that_the_kernel_lacks_is_never_set_and_all_of_several_are_wanted
     assert not found.has_flag("PAGE_EXT_PINNER", "PAGE_EXT_NONE").any()
 
 
+@given(st.sets(st.integers(0, 63)), st.sets(st.integers(0, 63)))
+def test_flags_of_all_rows_are_those_of_each(marked: set[int], owned: set[int]) -> None:
+    """However many have any."""
+    entries = Ext(64).mark(*marked)
+    for row in owned:
+        entries.own(row)
+    found, rows = entries.range(), np.arange(64)
+    assert found.flagged.tolist() == sorted(marked | owned)
+    for names, wanted in (
+        (["PAGE_EXT_PINNER"], marked),
+        (["PAGE_EXT_PINNER", "PAGE_EXT_OWNER"], marked & owned),
+    ):
+        assert np.flatnonzero(found.has_flag(*names)).tolist() == sorted(wanted)
+        assert (found.has_flag(*names, at=rows[::3]) == found.has_flag(*names)[::3]).all()
+
+
 def test_a_client_that_is_not_there_is_a_key_error_and_so_is_its_column() -> None:
     found = Ext(3).range()
     with pytest.raises(KeyError):

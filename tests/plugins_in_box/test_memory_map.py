@@ -22,7 +22,7 @@ def test_whatever_the_bytes_a_cell_counts_its_pages(memory: Memory, seed: int, o
     first, last = memory.start >> ORDER, (memory.start + len(memory.rows) - 1) >> ORDER
     types = np.random.default_rng(seed).integers(0, 3, last - first + 1).astype(np.uint8)
     pages = memory.pages(blocks=PageblockRange(first, ORDER, types))
-    cells = MemoryMap().scan(pages, State(order, 2, BATCHES, NONE))["cells"]
+    cells = MemoryMap().scan(pages, State(order, ORDER, 2, BATCHES, NONE))["cells"]
     uses, cell = uses_of(pages, find_held(pages, BATCHES), 2, NONE), pages.pfn >> order
     assert cells["cell"].tolist() == np.unique(cell).tolist()
     for row, number in enumerate(cells["cell"]):
@@ -44,7 +44,7 @@ def test_a_page_outside_of_all_zones_is_counted_once_too(memory: Memory, first: 
     types = np.zeros(last - start + 1, np.uint8)
     pages = memory.pages(blocks=PageblockRange(start, ORDER, types))
     span = np.array([[memory.start + first, memory.start + first + count]], np.int64)
-    found = MemoryMap().scan(pages, State(ORDER, 2, BATCHES, NONE, span))
+    found = MemoryMap().scan(pages, State(ORDER, ORDER, 2, BATCHES, NONE, span))
     counted, outside = found["cells"]["pages"], int(found["outside"]["pages"].sum())
     assert counted.sum() + outside == len(pages)
     assert (counted > 0).all()
