@@ -163,9 +163,11 @@ def page(options: argparse.Namespace) -> None:
     kernel, analyses = opened(options)
     analysis = analyses["pinned"]()
     state = analysis.start(kernel)
+    start: int
+    end: int
     start, end = list(kernel.memmap.chunks())[-1]
-    first = max(start, kernel.cma_areas[0].base_pfn if kernel.cma_areas else start)
-    last = min(end, first + 4096)
+    first: int = max(start, kernel.cma_areas[0].base_pfn if kernel.cma_areas else start)
+    last: int = min(end, first + 4096)
     by_hand = ByHand(kernel.target.prog)
     rows: list[Any] = []
 
@@ -290,25 +292,26 @@ def _all_pinned(options: argparse.Namespace, form: str) -> str:
     """
     import numpy as np
 
+    from mmdump.kernel.memmap import RANGE_PAGES
     from mmdump.kernel.page import PageRange
     from mmdump.kernel.page_ext import PageExtRange
     from mmdump.render import RenderOptions, open_renderer
     from mmdump.scan import run_one
 
     kernel, analyses = opened(options)
-    layout, real = kernel.page_layout, kernel.pages(0, 1 << 16, ext=True)
+    layout, real = kernel.page_layout, kernel.pages(0, RANGE_PAGES, ext=True)
     raw = real._raw.copy()
     rows = raw.view(layout.dtype)
     rows["flags"] = layout.mask("PG_lru", "PG_swapbacked", "PG_uptodate") | (2 << kernel.zone_bits.zone_shift)
     rows["compound_head"], rows["mapping"], rows["_mapcount"], rows["_refcount"] = 0, 0x1001, 0, 1025
-    owners = np.zeros((1 << 16) * kernel.page_ext.stride, np.uint8)
+    owners = np.zeros(RANGE_PAGES * kernel.page_ext.stride, np.uint8)
     entries = owners.view(kernel.page_ext.dtype)
     entries["flags"] = 3
     record = entries["page_owner"]
-    record["pid"], record["tgid"], record["comm"] = np.arange(1 << 16) % 97, 1, b"qemu-kvm"
-    record["ts_nsec"] = np.arange(1 << 16)
+    record["pid"], record["tgid"], record["comm"] = np.arange(RANGE_PAGES) % 97, 1, b"qemu-kvm"
+    record["ts_nsec"] = np.arange(RANGE_PAGES)
     record["gfp_mask"], record["handle"] = 0x140DCA, 92798981
-    status = np.zeros(1 << 16, np.uint8)
+    status = np.zeros(RANGE_PAGES, np.uint8)
     pages = 64 << 18
     kernel.memmap.__dict__["ranges"] = np.array([[0, pages]])
 

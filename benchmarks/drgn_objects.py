@@ -102,7 +102,7 @@ class Pinned:
         """The frames of a stack, looked up once."""
         if handle not in self.stacks:
             trace = stack_depot_fetch(Object(self.prog, "depot_stack_handle_t", handle))
-            self.stacks[handle] = [str(frame) for frame in trace]
+            self.stacks[handle] = [str(frame) for frame in trace or ()]
         return self.stacks[handle]
 
 

@@ -69,7 +69,6 @@ def busy(machine: Machine) -> None:
     """What ``idle`` does, and virtual machines that fill nine tenths of memory with huge pages."""
     from mmdump_snapshots.model.mm import Mm
     from mmdump_snapshots.scenarios.boot import idle
-    from mmdump_snapshots.scenarios.frames import user_fault
 
     idle(machine)
     order = machine.era.pmd_order
@@ -78,9 +77,8 @@ def busy(machine: Machine) -> None:
         task = machine.task("qemu-system-x86", pid=1000 + number)
         mm = Mm(machine, task)
         vma = mm.mmap(each << order)
-        with machine.running(task, *user_fault(machine)):
-            for slot in range(0, each << order, 1 << order):
-                mm.fault(vma, slot, order=order)
+        for slot in range(0, each << order, 1 << order):
+            mm.fault(vma, slot, order=order)
 
 
 def _generate(story: str, size: int, directory: str, cma: int = 0) -> float:

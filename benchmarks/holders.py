@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +83,8 @@ def main() -> None:
     _, _, hundred = paired(lambda: searching(chosen), lambda: searching(chosen[:1]), options.runs)
     show("a hundred pages : one page", hundred)
     for count in (1, 100):
-        pages = chosen[:count]
-        _, theirs, ratio = paired(
-            lambda pages=pages: searching(pages),
-            lambda pages=pages: timed(lambda: helper(pages)),
-            options.runs,
-        )
+        few = chosen[:count]
+        _, theirs, ratio = paired(partial(searching, few), partial(timed, partial(helper, few)), options.runs)
         show(f"drgn.search_memory_word, {count}", [size / each / 1e9 for each in theirs], " GB/s")
         show(f"search : drgn's, {count}", ratio)
 

@@ -69,7 +69,8 @@ def small_pages(machine: Machine, count: int) -> np.ndarray:
     from mmdump_snapshots.model.gfp import Gfp
     from mmdump_snapshots.scenarios.frames import syscall
 
-    order, found = machine.era.max_order, []
+    order = machine.era.max_order
+    found: list[np.ndarray] = []
     with machine.running(machine.task("modprobe", pid=400), *syscall(machine, "ioctl")):
         while len(found) << order < count:
             pfn = machine.alloc_pages(order, Gfp.KERNEL)
@@ -112,7 +113,6 @@ def own(machine: Machine, pfns: np.ndarray) -> None:
 def huge_pages(machine: Machine) -> None:
     """Let four virtual machines take what is left, in huge pages."""
     from mmdump_snapshots.model.mm import Mm
-    from mmdump_snapshots.scenarios.frames import user_fault
 
     order = machine.era.pmd_order
     each = sum(zone.free_pages for zone in machine.zones) * 98 // 100 >> order >> 2
@@ -120,9 +120,8 @@ def huge_pages(machine: Machine) -> None:
         task = machine.task("qemu-system-x86", pid=2000 + number)
         mm = Mm(machine, task)
         vma = mm.mmap(each << order)
-        with machine.running(task, *user_fault(machine)):
-            for slot in range(0, each << order, 1 << order):
-                mm.fault(vma, slot, order=order)
+        for slot in range(0, each << order, 1 << order):
+            mm.fault(vma, slot, order=order)
 
 
 def generate(vmcore: Path, gib: int, records: int) -> tuple[int, int]:
@@ -156,7 +155,8 @@ def page_owner(vmcore: Path, first: int, last: int) -> dict[int, list[Any]]:
 
     plugins = load_plugins(disabled=["*"])
     kernel = Kernel(open_target(vmcore), plugins.page_ext_clients())
-    found = run_one(kernel, plugins.analyses()["page-owner"](pfn=(f"{first}-{last - 1}",)))
+    asked: Callable[..., Any] = plugins.analyses()["page-owner"]
+    found = run_one(kernel, asked(pfn=(f"{first}-{last - 1}",)))
     names = ("pages", "allocations", "oldest_ts_nsec", "newest_ts_nsec")
     rows = found.tables["groups"].frame.to_dicts()
     return {row["stack_id"]: [*(row[name] for name in names), set(row["comms"])] for row in rows}
@@ -168,7 +168,7 @@ def tool() -> Path | None:
 
     runs = os.environ.get("MMDUMP_TESTBED_RUNS")
     for run in sorted(Path(runs).iterdir()) if runs else ():
-        found = tool_of(run) if (run / "run.json").is_file() else None
+        found: Path | None = tool_of(run) if (run / "run.json").is_file() else None
         # One for this machine, not for the guest's.
         if found is not None and "arm64" not in run.name:
             return found
@@ -209,7 +209,7 @@ def measure(vmcore: Path, small: tuple[int, int], sort: Path | None, runs: int) 
     if sort is None:
         print("There is no page_owner_sort here: the testbed builds it, see kernel-config.")
     else:
-        sorting = [sort, "--cull=stacktrace", text, out]
+        sorting: list[str | Path] = [sort, "--cull=stacktrace", text, out]
         ways["page_owner_sort"] = lambda: timed(
             lambda: subprocess.run(sorting, check=True, capture_output=True)
         )
