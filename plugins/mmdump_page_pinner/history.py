@@ -79,6 +79,12 @@ TIMELINES = Schema(
         Column("last_put", Kind.NSEC, "the last put by a user", in_text=False),
         Column("put_by", Kind.TEXT, "the functions that put it then", in_text=False),
         Column("put_who", Kind.TEXT, "and the task", in_text=False),
+        Column(
+            "former",
+            Kind.COUNT,
+            "events from before it was allocated: of a former use, and counted in no other column",
+            in_text=False,
+        ),
         Column("holder", Kind.TEXT, "what sort of user that is", in_text=False),
     ),
     "What happened to the pages",
@@ -107,7 +113,8 @@ def history_of(
 
     :param pages: Rows of pages that are held or marked, with :data:`ROW_COLUMNS`.
     :param ranges: PFNs [first, last) that are asked about; None for all.
-    :return: The events with ``class``, ``holder``, ``function``, ``purpose`` and ``who``.
+    :return: The events with ``class``, ``holder``, ``function``, ``purpose`` and ``who``, and whether they
+        are ``former``: from before the page was allocated for what it is used for now.
     """
     frame = witnesses.frame
     failed = frame.filter(pl.col("event") == "failure")["pfn"].unique()
@@ -116,6 +123,9 @@ def history_of(
     if ranges is not None:
         inside = [pl.col("pfn").is_between(low, high, closed="left") for low, high in ranges]
         frame = frame.filter(pl.any_horizontal(pl.lit(False), *inside))
+    allocated = pages.select(pl.col("pfn").cast(pl.Int64), pl.col("owner_ts_nsec").cast(pl.UInt64))
+    frame = frame.join(allocated.unique("pfn", keep="first"), on="pfn", how="left", maintain_order="left")
+    former = (pl.col("time") < pl.col("owner_ts_nsec")).fill_null(False)
     return frame.join(
         _meanings(witnesses), on="chain", how="left", nulls_equal=True, maintain_order="left"
     ).select(
@@ -135,6 +145,7 @@ def history_of(
         "refcount",
         "reason",
         "chain",
+        (former if witnesses.related else pl.lit(False)).alias("former"),
     )
 
 
@@ -198,8 +209,8 @@ def timelines_of(
 
     :param unknown: PFNs of pages whose state cannot be told; None for all that are not among ``pages``.
     """
-    event, kind = pl.col("event"), pl.col("class")
-    failure, put = event == "failure", event == "put"
+    kind, former = pl.col("class"), pl.col("former")
+    failure, put, get = ((pl.col("event") == each) & ~former for each in ("failure", "put", "get"))
     user = put & kind.is_in(["user", "unknown"])
     sums = (
         events.sort("pfn", "time", maintain_order=True)
@@ -227,8 +238,9 @@ def timelines_of(
                     ("holder", "holder"),
                 )
             ],
-            pl.col("time").filter(event == "get").last().alias("last_get"),
-            pl.col("function").filter(event == "get").last().alias("get_by"),
+            pl.col("time").filter(get).last().alias("last_get"),
+            pl.col("function").filter(get).last().alias("get_by"),
+            former.sum().cast(pl.Int64).alias("former"),
         )
     )
     rows = pages.select(
@@ -281,11 +293,15 @@ def story(row: Mapping[str, Any]) -> str:
     if row["last_get"] is not None:
         by = f" by {row['get_by']}" if row["get_by"] else ""
         parts.append(f"last got at {seconds(row['last_get'])}{by}")
-    if not users:
+    if row["former"] and not parts:
+        pass
+    elif not users:
         since = " since" if row["failures"] else ""
         parts.append(f"by no other{since}" if puts else f"no put{since}")
     elif row["state"] == "held":
         parts.append("something still holds it")
+    if row["former"]:
+        parts.append(f"{counted(row['former'], 'event')} from before it was allocated, of a former use")
     return "; ".join(parts)
 
 

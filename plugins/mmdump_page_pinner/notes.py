@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from mmdump.pagenotes import AskedPages, Fact, Section
+from mmdump_page_owner.record import no_owners, read_owners
 from mmdump_page_pinner.android_notes import event_facts, record_facts
 from mmdump_page_pinner.events import recorded_or_none
 from mmdump_page_pinner.evidence import EVIDENCE, find_held
@@ -64,11 +65,22 @@ def _stories(kernel: Kernel, asked: AskedPages) -> dict[int, list[str]]:
     if not witnesses.seen:
         return {}
     ranges = [(pfn, pfn + 1) for pfn in asked.pfns]
-    pfns = pl.Series("pfn", list(asked.pfns), dtype=pl.Int64)
-    pages = pl.DataFrame(schema=ROW_TYPES).clear(len(pfns)).with_columns(pfns)
+    pages = _rows(kernel, asked)
     events = history_of(witnesses, pages, ranges)
     clock = [] if witnesses.related else ["these times cannot be compared with those of page_owner"]
     return {
         row["pfn"]: [*story(row).split("; "), *clock]
         for row in timelines_of(events, pages).iter_rows(named=True)
     }
+
+
+def _rows(kernel: Kernel, asked: AskedPages) -> pl.DataFrame:
+    """The pages, as far as their history has to know them: when they were allocated."""
+    owners = read_owners(kernel)
+    found = [pl.DataFrame(schema=ROW_TYPES)]
+    for pages, rows in asked.ranges():
+        stored = {} if owners is None else owners.columns(pages, rows)
+        frame = pl.DataFrame({"pfn": rows + pages.start} | stored)
+        decoded = no_owners(len(frame)) if owners is None else owners.decode(frame)
+        found.append(frame.select("pfn", decoded["owner_ts_nsec"]))
+    return pl.concat(found, how="diagonal")

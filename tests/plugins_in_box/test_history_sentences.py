@@ -27,7 +27,8 @@ def _timelines() -> pl.DataFrame:
     ]
     names = [name for name in HISTORY.names if name != "stack"]
     types = dict.fromkeys([*names, "purpose"], pl.String) | {"pfn": pl.Int64, "time": pl.UInt64}
-    return timelines_of(pl.DataFrame([*events, {"pfn": 20, "time": 3, **put}], schema=types), pages)
+    frame = pl.DataFrame([*events, {"pfn": 20, "time": 3, **put}], schema=types)
+    return timelines_of(frame.with_columns(former=False), pages)
 
 
 def _holders(*rows: tuple[int, str, str, int, str]) -> pl.DataFrame:
