@@ -11,7 +11,8 @@ import polars as pl
 
 from mmdump.analysis import Analysis, Columns, Need, Parts, option
 from mmdump.errors import UsageError
-from mmdump.kernel.arrays import Bools, Struct
+from mmdump.kernel.arrays import I64, Bools, Struct
+from mmdump.kernel.holes import in_hole, zone_spans
 from mmdump.kernel.pageblock import UNKNOWN
 from mmdump.result import Result
 from mmdump_page_owner.blocks import BlockRules, Blocks, read_block_rules
@@ -42,6 +43,7 @@ class State:
     :param types: Names of migratetypes by number.
     :param only: Nodes, (node, index) of zones, and migratetypes that are wanted; None for all.
     :param handle_mask: The bits of a handle that name a stack.
+    :param spans: Where zones are, of :func:`~mmdump.kernel.holes.zone_spans`.
     """
 
     rules: BlockRules
@@ -51,6 +53,7 @@ class State:
     zone_indices: tuple[int, ...] | None
     migratetypes: tuple[int, ...] | None
     handle_mask: int
+    spans: I64 | None
 
     def wanted(self, blocks: Blocks) -> Bools:
         """The blocks that are wanted."""
@@ -103,6 +106,7 @@ class Pageblocks(Analysis):
             _wanted("--zone", self.zone, [(index, names[index]) for index in indices]),
             _wanted("--migratetype", self.migratetype, list(enumerate(types))),
             depot.layout.mask if depot is not None else 0xFFFFFFFF,
+            zone_spans(kernel),
         )
 
     def scan(self, pages: PageRange, state: State) -> Mapping[str, Columns]:
@@ -110,22 +114,25 @@ class Pageblocks(Analysis):
         if pages.ext is None:
             return {}
         blocks = Blocks(pages, state.rules)
-        wanted = state.wanted(blocks)
+        free, allocated = blocks.free, blocks.allocated
+        hole = in_hole(pages, state.spans) & ~free & ~allocated
+        outside = blocks.sum(hole)
+        # What lies in a hole as a whole is no block.
+        wanted = state.wanted(blocks) & (outside < blocks.length)
         polluters = _polluters(blocks, wanted, state)
         chains = np.bincount(polluters["block"], minlength=len(blocks.start))
         polluters["alone"] = (chains[polluters["block"]] == 1).astype(np.int64)
         polluters["block_type"] = blocks.migratetype[polluters.pop("block")]
-        free, allocated = blocks.free, blocks.allocated
         rows: dict[str, Struct] = {
             "pfn": pages.start + blocks.start,
             "node": blocks.node,
             "zone": blocks.zone,
             "migratetype": blocks.migratetype,
-            "pages": blocks.length,
+            "pages": blocks.length - outside,
             "free": blocks.sum(free),
             "allocated": blocks.sum(allocated & ~free),
             "polluting": blocks.sum(blocks.polluting),
-            "other": blocks.sum(~free & ~allocated),
+            "other": blocks.sum(~free & ~allocated & ~hole),
             "chains": chains,
             "mixed": blocks.mixed,
         }
@@ -133,6 +140,7 @@ class Pageblocks(Analysis):
             "blocks": {name: values[wanted] for name, values in rows.items()},
             "polluters": polluters,
             "garbage": {"pages": np.array([np.count_nonzero(blocks.garbage)])},
+            "outside": {"pages": np.array([outside.sum()])},
         }
 
     def batch(self, rows: Parts, state: State) -> Parts:
@@ -145,6 +153,7 @@ class Pageblocks(Analysis):
             "cost": blocks_by_cost(blocks.filter(migratetype=movable), 1 << state.rules.order),
             "polluters": fold_polluters(rows["polluters"]),
             "garbage": rows["garbage"].sum(),
+            "outside": rows["outside"].sum(),
         }
 
     def fold(self, part: str, frame: pl.DataFrame) -> pl.DataFrame:
@@ -170,7 +179,7 @@ def _polluters(blocks: Blocks, wanted: Bools, state: State) -> dict[str, Struct]
     record = blocks.pages.ext["page_owner"].rows(by)
     block = np.searchsorted(blocks.start, rows, side="right") - 1
     handle = record["handle"].astype(np.int64) & state.handle_mask
-    # 16 bits are enough for the blocks of a range and 2 for the types that a gfp mask can ask for.
+    # 29 bits are more than enough for the blocks of a range, and 2 for the types that a gfp mask can ask for.
     key = block << 34 | blocks.page_type[by].astype(np.int64) << 32 | handle
     keys, counts = np.unique(key, return_counts=True)
     return {

@@ -8,6 +8,7 @@ import polars as pl
 
 from mmdump.amounts import agreeing, bytes_text, counted
 from mmdump.analysis import Parts
+from mmdump.kernel.holes import hole_note
 from mmdump.result import Column, Finding, Kind, Result, Schema, Severity, Table
 from mmdump_page_owner.stacks import stack_table
 
@@ -172,7 +173,7 @@ def pageblocks_result(
             *_cheap(cost, name, order),
             *_garbage(parts["garbage"]),
         ],
-        notes=notes,
+        notes=[*notes, *hole_note(int(parts["outside"]["pages"].sum()), page_size)],
     )
 
 

@@ -11,8 +11,8 @@ import polars as pl
 
 from mmdump.amounts import bytes_text
 from mmdump.analysis import Analysis, Columns, Parts
-from mmdump.errors import MmdumpError
 from mmdump.kernel.arrays import counts
+from mmdump.kernel.holes import hole_note, in_hole, zone_spans
 from mmdump.kernel.page import MAPPING_MOVABLE
 from mmdump.result import Column, Kind, Map, Result, Schema, Table
 from mmdump_page_owner.kinds import KINDS, kind_codes
@@ -113,7 +113,7 @@ class MemoryMap(Analysis):
             names.index("CMA") if "CMA" in names else -1,
             kernel.folio_batches,
             _stock(kernel),
-            _spans(kernel),
+            zone_spans(kernel),
         )
 
     def scan(self, pages: PageRange, state: State) -> Mapping[str, Columns]:
@@ -124,12 +124,9 @@ class MemoryMap(Analysis):
         where = _first_known(pages.readable, starts)
         known = pages.readable[where]
         lengths = np.diff(np.append(starts, len(pages)))
-        outside = np.zeros(len(starts), np.int64)
-        if state.spans is not None:
-            nowhere = _outside(pages, state.spans)
-            if nowhere.any():
-                outside = counts(nowhere, starts)
-                uses[nowhere] = _UNREAD
+        hole = in_hole(pages, state.spans)
+        outside = counts(hole, starts)
+        uses[hole] = _UNREAD
         columns: dict[str, np.ndarray] = {
             "cell": (starts + pages.start) >> state.order,
             "pages": lengths - outside,
@@ -183,12 +180,7 @@ class MemoryMap(Analysis):
         if order > kernel.pageblocks.order:
             blocks = 1 << order - kernel.pageblocks.order
             notes.append(f"A row is {blocks} pageblocks: the machine has too many to show each.")
-        outside = int(parts["outside"]["pages"].sum()) * page_size
-        if outside:
-            notes.append(
-                f"Not counted: {bytes_text(outside)} that have a struct page but lie in no zone, such as the "
-                "rest of a memory section beyond the end of memory: there is no memory."
-            )
+        notes += hole_note(int(parts["outside"]["pages"].sum()), page_size)
         return Result(
             self.name,
             summary=[_headline(totals)],
@@ -280,30 +272,6 @@ _OF_KIND = np.array(
     ],
     np.uint8,
 )
-
-
-def _spans(kernel: Kernel) -> I64 | None:
-    """Where zones are; None where not all of them could be read."""
-    try:
-        zones, garbage = kernel.zones, kernel.zone_garbage
-    except MmdumpError:
-        return None
-    if garbage or not zones:
-        return None
-    return np.array([(zone.start_pfn, zone.start_pfn + zone.spanned) for zone in zones], np.int64)
-
-
-def _outside(pages: PageRange, spans: I64) -> Bools:
-    """Pages that no zone spans and nobody uses: reserved, or never written (up to 5.5)."""
-    if ((spans[:, 0] <= pages.start) & (spans[:, 1] >= pages.end)).any():
-        return np.zeros(len(pages), bool)
-    nowhere = np.ones(len(pages), bool)
-    for first, last in (spans - pages.start).clip(0, len(pages)).tolist():
-        nowhere[first:last] = False
-    if nowhere.any():
-        never = (pages.flags == 0) & (pages.refcount == 0) & ~pages.in_free_block
-        nowhere &= pages.has_flag("PG_reserved") | never | ~pages.readable
-    return nowhere
 
 
 def _stock(kernel: Kernel) -> I64:

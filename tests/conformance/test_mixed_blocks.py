@@ -1,4 +1,4 @@
-"""Mixed pageblocks of the test bed's dumps: those that the kernel counted before the dump and after."""
+"""Pageblocks of the test bed's dumps, and those that are mixed, as the kernel counts them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import pytest
 
 from mmdump.kernel import Kernel
 from mmdump.plugins import load_plugins
-from mmdump.scan import Ranges
+from mmdump.scan import Ranges, run_one
 from mmdump.target import open_target
+from mmdump_buddy.pagetypeinfo import PAGETYPEINFO
 from mmdump_page_owner import mixed_blocks, why_no_owner
 from testbed.check import reading
 from tests.conformance.test_testbed import DUMPS, RUNS_VARIABLE
@@ -37,3 +38,20 @@ def test_mixed_blocks_are_those_the_kernel_counted(run: Path, dump: Path) -> Non
             for (node, index), found in mixed_blocks(kernel, Ranges(kernel, ext=True)).items()
         }
     assert ours == {zone: found for zone, found in counts[0].items() if any(found.values())}
+
+
+@pytest.mark.skipif(not DUMPS, reason=f"{RUNS_VARIABLE} names no directory with runs of the test bed")
+@pytest.mark.parametrize(("run", "dump"), DUMPS)
+def test_blocks_by_type_are_those_of_pagetypeinfo(run: Path, dump: Path) -> None:
+    """Which is the kernel's own text (see test_free): a block has one zone, and what lies in none is none."""
+    plugins = load_plugins(disabled=["*"])
+    with open_target(dump, symbols=[str(run / "vmlinux")]) as target:
+        kernel = Kernel(target, plugins.page_ext_clients())
+        if why_no_owner(kernel) is not None:
+            pytest.skip("this kernel has no page_owner")
+        text = b"".join(PAGETYPEINFO.read(kernel, Ranges(kernel, ext=True))).decode()
+        ours = run_one(kernel, plugins.analyses()["pageblocks"]()).tables["types"].frame
+    theirs = block_counts(text, "Number of blocks type")
+    assert sorted(ours.select("node", "zone", "migratetype", "blocks").rows()) == sorted(
+        (*zone, kind, count) for zone, counts in theirs.items() for kind, count in counts.items() if count
+    )

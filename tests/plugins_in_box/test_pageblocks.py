@@ -246,6 +246,7 @@ def answer(made: Made, **options: tuple[str, ...]) -> tuple[Result, pl.DataFrame
         target=kernelish.target,
         pageblocks=PageblockLayout(ORDER, NAMES),
         zones=[Zone(0, 0, "DMA", 0, 64, 64), Zone(0, 1, "Normal", 64, 64, 64)],
+        zone_garbage=0,
         stack_depot=None,
     )
     analysis = Pageblocks(**options)
@@ -333,6 +334,19 @@ def test_findings_say_how_many_blocks_are_polluted_and_which_are_cheap() -> None
         "In 3 Movable blocks at most 4 pages cannot be moved: without these 7 pages compaction could make "
         "3 more free blocks of order 3."
     )
+
+
+def test_what_lies_in_no_zone_is_no_block_unless_somebody_uses_it() -> None:
+    made = Made(*[MOVABLE] * 4, start=112).own(6, MOVABLE).own(24, MOVABLE)
+    made.memory.rows["flags"] = 1 << 56
+    # Zone Normal ends with PFN 128: the last two blocks are beyond.
+    for row in (*range(13, 24), *range(25, 32)):
+        made.memory.set(row, flags=bits("PG_reserved") | (1 << 56), _refcount=1)
+    result, blocks = answer(made)
+    columns = ("pfn", "pages", "free", "allocated", "other")
+    assert blocks.select(columns).rows() == [(112, 8, 7, 1, 0), (120, 8, 5, 0, 3), (136, 1, 0, 1, 0)]
+    [note] = result.notes
+    assert note.startswith("Not counted: 60 KiB that have a struct page but lie in no zone")
 
 
 def test_where_nothing_is_polluted_there_is_nothing_to_say() -> None:
