@@ -293,12 +293,10 @@ def story(row: Mapping[str, Any]) -> str:
     if row["last_get"] is not None:
         by = f" by {row['get_by']}" if row["get_by"] else ""
         parts.append(f"last got at {seconds(row['last_get'])}{by}")
-    if row["former"] and not parts:
-        pass
-    elif not users:
+    if not users and (parts or not row["former"]):
         since = " since" if row["failures"] else ""
         parts.append(f"by no other{since}" if puts else f"no put{since}")
-    elif row["state"] == "held":
+    elif users and row["state"] == "held":
         parts.append("something still holds it")
     if row["former"]:
         parts.append(f"{counted(row['former'], 'event')} from before it was allocated, of a former use")

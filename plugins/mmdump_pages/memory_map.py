@@ -74,7 +74,8 @@ _MIXED, _NOWHERE = 254, 255
 class State:
     """What the scan needs. Plain data.
 
-    :param order: Order of a cell, at least :param block_order: that of a pageblock.
+    :param order: Order of a cell, at least that of a pageblock.
+    :param block_order: Order of a pageblock.
     :param cma: The number of MIGRATE_CMA; -1 where there is none.
     :param stock: PFNs on per-CPU lists, which are free, ascending, int64.
     :param spans: Where zones are: PFN ranges, int64 of shape (n, 2); None where not all are known.
