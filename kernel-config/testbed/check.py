@@ -13,6 +13,7 @@ from .errors import GuestError
 from .held import expected, failures_in_trace, judge, pinned_rows
 from .scenario import EXTRA_SITUATIONS
 from .sort import compare_sorted
+from .told import compare_told
 from .truth import parse_truth
 
 __all__ = ["add_arguments", "check_run", "dumps_of", "main", "moves", "reading"]
@@ -71,6 +72,7 @@ def check_run(run: Path) -> tuple[dict[str, list[Comparison]], dict[str, list[st
         if moves(run) is None:
             files[dump.name] += conformance(dump, run / "vmlinux", lambda file: reading(run, file))
             files[dump.name].append(compare_sorted(run, dump, reading(run, "/sys/kernel/debug/page_owner")))
+            files[dump.name].append(compare_told(run, dump))
         try:
             rows = pinned_rows(dump, run / "vmlinux")
         except RuntimeError as error:

@@ -176,6 +176,11 @@ class Guest:
             raise GuestError(f"the guest failed:{match[2].decode(errors='replace')}.")
         return parse_values(match[2].decode(errors="replace"))
 
+    def maps(self) -> str:
+        """Return the mappings of QEMU's memory."""
+        assert self._process is not None
+        return Path(f"/proc/{self._process.pid}/maps").read_text()
+
     def wait_until_gone(self, timeout: float) -> None:
         """Wait until the guest has powered itself off. Raises GuestError after the limit."""
         assert self._process is not None

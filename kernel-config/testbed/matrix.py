@@ -14,6 +14,7 @@ from .conformance import FILES, NO_FILE, Comparison
 from .errors import BuildError, GuestError
 from .kernels import KERNELS
 from .sort import SORT
+from .told import TOLD
 
 __all__ = ["add_arguments", "main"]
 
@@ -66,7 +67,7 @@ class _Kernel:
         forms = [form for form, _, _ in self.dumps]
         refused: dict[str, None] = {}
         lines = [f"| file | {' | '.join(forms)} |", "|---|" + "---:|" * len(forms)]
-        for index, file in enumerate((*FILES, SORT)):
+        for index, file in enumerate((*FILES, SORT, TOLD)):
             # A run in which something moves has none.
             cells = [_cell(comparisons[index]) if comparisons else "-" for _, comparisons, _ in self.dumps]
             if set(cells) - {"-"}:

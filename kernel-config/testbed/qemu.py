@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from . import told
 from .build import BuiltKernel
 from .errors import GuestError
 
@@ -60,6 +61,8 @@ class GuestSpec:
     shares: tuple[Share, ...] = field(default=())
     stalled_disk: bool = False
     """Whether there is a disk that answers its first bytes alone: see STALLED_DISK."""
+    reports: Path | None = None
+    """Where QEMU writes what free page reporting tells it: see told.py."""
 
 
 def parse_memory(text: str) -> int:
@@ -104,6 +107,7 @@ def command_line(spec: GuestSpec, console: Path, console_log: Path, qmp: Path) -
     ]  # fmt: skip
     words += _node_words(spec)
     words += STALLED_DISK if spec.stalled_disk else ()
+    words += told.trace_words(spec.reports) if spec.reports else ()
     for share in spec.shares:
         readonly = ",readonly=on" if share.readonly else ""
         words += [

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import cache, dump, filters, programs, qemu, truth
+from . import cache, dump, filters, programs, qemu, told, truth
 from .build import BuiltKernel
 from .guest import Guest
 
@@ -136,6 +136,7 @@ def run(
         accel=qemu.accelerator(kernel, options.accel),
         shares=(qemu.Share("share", directory), data_share(kernel)),
         stalled_disk=True,
+        reports=directory / "qemu.log",
     )
     record = new_record(spec)
     log(f"{kernel.name} ({kernel.release}): booting {spec.memory} MiB under {spec.accel}, see {directory}")
@@ -143,6 +144,7 @@ def run(
         with Guest(spec, directory / "console.log") as guest:
             until_quiet(guest, record, log)
             guest.qmp.execute("stop")
+            keep_reports(guest, directory)
             for format_name in wanted_formats(guest, options.formats, record, log):
                 path = directory / dump_name(format_name, options.formats)
                 seconds = dump.dump(guest.qmp, path, format_name)
@@ -218,6 +220,15 @@ def until_quiet(guest: Guest, record: Record, log: Log) -> None:
     mark = time.monotonic()
     guest.wait_for("before-done", TRUTH_SECONDS)
     record.seconds["before"] = round(time.monotonic() - mark, 1)
+
+
+def keep_reports(guest: Guest, directory: Path) -> None:
+    """Write down what the hypervisor was told until now; not where memory is of several nodes."""
+    log = guest.spec.reports
+    memory = told.guest_memory(guest.maps(), guest.spec.memory << 20)
+    if log is not None and log.exists() and memory is not None:
+        text = log.read_text(errors="replace")
+        told.write(directory, told.ranges(text, memory, guest.spec.kernel))
 
 
 def after_dump(guest: Guest, record: Record) -> None:

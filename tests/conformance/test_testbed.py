@@ -11,6 +11,7 @@ from testbed.check import dumps_of, moves, reading
 from testbed.conformance import FILES, conformance
 from testbed.held import expected, failures_in_trace, judge, pinned_rows
 from testbed.sort import compare_sorted, tool_of
+from testbed.told import compare_told
 from testbed.truth import parse_truth
 
 #: A directory of the test bed's runs, one directory each.
@@ -64,3 +65,13 @@ def test_page_owner_sort_says_the_same_of_the_dump_and_of_the_kernel(run: Path, 
         pytest.skip("this kernel has no page_owner")
     found = compare_sorted(run, dump, readings)
     assert found.perfect, [options for options, *_ in found.differences]
+
+
+@pytest.mark.skipif(not DUMPS, reason=f"{RUNS_VARIABLE} names no directory with runs of the test bed")
+@pytest.mark.parametrize(("run", "dump"), DUMPS)
+def test_what_is_reported_is_what_the_hypervisor_was_told(run: Path, dump: Path) -> None:
+    found = compare_told(run, dump)
+    if found.absent is not None:
+        pytest.skip(found.absent)
+    assert found.stable > 1
+    assert found.perfect, found.differences

@@ -5,12 +5,13 @@ from __future__ import annotations
 from testbed.conformance import FILES, NO_FILE, Comparison
 from testbed.matrix import _Kernel
 from testbed.sort import SORT
+from testbed.told import TOLD
 
 
 def _compared(**counts: tuple[int, int]) -> list[Comparison]:
     """All files, of which those are there whose last name is given: records, and how many are equal."""
     made = []
-    for file in (*FILES, SORT):
+    for file in (*FILES, SORT, TOLD):
         stable, equal = counts.get(file.rsplit("/", 1)[-1], (0, 0))
         made.append(Comparison(file, stable, equal, absent=None if stable else NO_FILE))
     return made
