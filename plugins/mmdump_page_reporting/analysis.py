@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Reported"]
 
-#: PFNs that a sentence names.
 #: Less than this, or than this share of what is free, left by an idle worker is no finding.
 _LEAST_UNREPORTED, _UNREPORTED_SHARE = 64 << 20, 0.1
+#: PFNs that a sentence names.
 _NAMED = 4
 #: PFNs of misplaced bits that are kept of one range.
 _KEPT = 16
