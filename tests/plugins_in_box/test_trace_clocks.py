@@ -65,7 +65,7 @@ def test_a_synthetic_machine_has_one_clock(plain: Result) -> None:
     assert not [note for note in plain.notes if "clock" in note]
 
 
-@pytest.mark.parametrize("offset", [-1_000_000_000, 2_500_000_000])
+@pytest.mark.parametrize("offset", [-100_000, 2_500_000_000])
 def test_the_history_is_on_the_clock_of_the_log(
     monkeypatch: pytest.MonkeyPatch, plain: Result, offset: int
 ) -> None:
@@ -78,7 +78,7 @@ def test_the_history_is_on_the_clock_of_the_log(
     assert other["first_failure"].to_list() == [each + offset for each in one["first_failure"]]
     assert other["allocated"].equals(one["allocated"])
     [note] = [note for note in moved.notes if "clock" in note]
-    amount, word = ("1.000000", "less") if offset < 0 else ("2.500000", "more")
+    amount, word = ("0.000100", "less") if offset < 0 else ("2.500000", "more")
     assert note == (
         "Times of the trace are shown on the clock of the kernel's log and of page_owner: "
         f"{amount} s {word} than by trace clock local."
