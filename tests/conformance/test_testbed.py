@@ -11,7 +11,7 @@ from testbed.check import dumps_of, moves, reading
 from testbed.conformance import FILES, conformance
 from testbed.held import expected, failures_in_trace, judge, pinned_rows
 from testbed.sort import compare_sorted, tool_of
-from testbed.told import compare_told
+from testbed.told import compare_told, read
 from testbed.truth import parse_truth
 
 #: A directory of the test bed's runs, one directory each.
@@ -73,5 +73,6 @@ def test_what_is_reported_is_what_the_hypervisor_was_told(run: Path, dump: Path)
     found = compare_told(run, dump)
     if found.absent is not None:
         pytest.skip(found.absent)
-    assert found.stable > 1
+    # With pageblocks of 32 MiB a small guest has not enough free memory for a report.
+    assert found.stable > 1 or not read(run)
     assert found.perfect, found.differences
