@@ -12,6 +12,7 @@ from mmdump.errors import UsageError
 from mmdump.result import Column, Finding, Kind, Result, Schema, Severity, Table
 from mmdump_trace.layout import why_no_trace
 from mmdump_trace.read import TraceEvents, read_events
+from mmdump_trace.reading import check_trace
 
 if TYPE_CHECKING:
     from mmdump.kernel import Kernel
@@ -49,7 +50,10 @@ _PFN, _RANGES = "field.pfn", (("field.start_pfn", "field.end_pfn"), ("field.star
 
 
 def _missing(kernel: Kernel) -> str | None:
-    return why_no_trace(kernel.target.prog)
+    reason = why_no_trace(kernel.target.prog)
+    if reason is None:
+        check_trace(kernel)
+    return reason
 
 
 @dataclass(frozen=True)

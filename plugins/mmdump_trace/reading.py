@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mmdump.kernel import Kernel
     from mmdump_trace.clocks import TraceClock
 
-__all__ = ["Trace", "open_trace", "trace_clock"]
+__all__ = ["Trace", "check_trace", "open_trace", "trace_clock"]
 
 _Found = TypeVar("_Found")
 
@@ -85,13 +85,28 @@ def trace_clock(kernel: Kernel, instance: str | None = None) -> TraceClock:
     return _opened(lambda: _instance(kernel, instance)[1].clock)
 
 
-def _instance(kernel: Kernel, name: str | None) -> tuple[TraceLayout, Instance]:
+def check_trace(kernel: Kernel) -> None:
+    """Whether there is a trace to open.
+
+    :raises UnsupportedError: This kernel has no tracer that mmdump knows.
+    :raises IncompleteError: No instance is in the dump.
+    """
+    _, instances, _ = _opened(lambda: _instances(kernel))
+    if not instances:
+        raise IncompleteError("no trace instance could be found")
+
+
+def _instances(kernel: Kernel) -> tuple[TraceLayout, list[Instance], str | None]:
     target = kernel.target
     reason = why_no_trace(target.prog)
     if reason is not None:
         raise UnsupportedError(reason)
     layout = read_trace_layout(target.prog, target.page_size)
-    instances, wrong = read_instances(target, layout)
+    return layout, *read_instances(target, layout)
+
+
+def _instance(kernel: Kernel, name: str | None) -> tuple[TraceLayout, Instance]:
+    layout, instances, wrong = _instances(kernel)
     return layout, find_instance(instances, name, wrong)
 
 

@@ -12,6 +12,7 @@ from drgn.helpers.linux.list import list_for_each_entry
 from drgn.helpers.linux.mm import virt_to_phys
 
 from mmdump.errors import IncompleteError, MmdumpError
+from mmdump.info import info
 from mmdump.kernel import Kernel
 from mmdump.kernelfile import find_kernel_file
 from mmdump.plugins import Plugins
@@ -232,3 +233,16 @@ def test_a_torn_list_of_instances_does_not_hide_the_top_one(damaged: Damaged) ->
     assert _counted(damaged) == (994, [])
     with pytest.raises(IncompleteError, match="among those that could be read"):
         read_events(damaged.kernel, instance="other")
+
+
+def test_a_trace_that_is_gone_is_said_to_be_so_beforehand(damaged: Damaged, plugins: Plugins) -> None:
+    """By `mmdump info` too, which asks each analysis whether it can run."""
+    prog = damaged.kernel.target.prog
+    for name in ("ftrace_trace_arrays", "global_trace"):
+        address = prog[name].address_ or 0
+        damaged.remove(address & ~4095, 4096)
+    words = "no trace instance could be found"
+    with pytest.raises(IncompleteError, match=words):
+        run_one(damaged.kernel, plugins.analyses()["trace"]())
+    rows = info(damaged.kernel, plugins).tables["analyses"].frame
+    assert rows.filter(analysis="trace").rows() == [("trace", False, words)]
