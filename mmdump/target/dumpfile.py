@@ -113,10 +113,9 @@ def inspect_dump(path: str | os.PathLike[str]) -> DumpFile:
     """
     path = Path(path)
     fd = open_readonly(path)
-    # The descriptor is shared with memory maps and read from later, when truncation is located.
-    source = _OwningFileSource(fd)
     try:
-        return _inspect(path, source)
+        # The descriptor is shared with memory maps and read from later, when truncation is located.
+        return _inspect(path, _OwningFileSource(fd))
     except OSError as error:
         raise OpenError(f"{path}: cannot be read ({_reason(error)}).") from error
     except (ValueError, OverflowError) as error:

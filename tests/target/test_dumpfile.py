@@ -184,6 +184,12 @@ def test_a_directory_and_a_missing_file_are_no_dumps(tmp_path):
             inspect_dump(path)
 
 
+def test_a_file_that_has_no_end_cannot_be_read():
+    """A device or a file of /proc, where to seek to the end is an error."""
+    with pytest.raises(OpenError, match=r"/proc/self/mem: cannot be read \(Invalid argument\)"):
+        inspect_dump("/proc/self/mem")
+
+
 SEGMENTS = st.lists(
     st.tuples(st.integers(0, 200), st.integers(0, 80), st.sampled_from([PRESENT, ZERO, TRUNCATED])),
     max_size=8,
