@@ -72,7 +72,7 @@ def check_run(run: Path) -> tuple[dict[str, list[Comparison]], dict[str, list[st
         if moves(run) is None:
             files[dump.name] += conformance(dump, run / "vmlinux", lambda file: reading(run, file))
             files[dump.name].append(compare_sorted(run, dump, reading(run, "/sys/kernel/debug/page_owner")))
-            files[dump.name].append(compare_told(run, dump))
+            files[dump.name].append(compare_told(run, dump, reading(run, "/proc/kpageflags")))
         try:
             rows = pinned_rows(dump, run / "vmlinux")
         except RuntimeError as error:

@@ -13,6 +13,7 @@ from typing import Any
 
 from . import cache, dump, filters, programs, qemu, told, truth
 from .build import BuiltKernel
+from .errors import GuestError
 from .guest import Guest
 
 BOOT_SECONDS = 240
@@ -144,7 +145,7 @@ def run(
         with Guest(spec, directory / "console.log") as guest:
             until_quiet(guest, record, log)
             guest.qmp.execute("stop")
-            keep_reports(guest, directory)
+            keep_reports(guest, directory, log)
             for format_name in wanted_formats(guest, options.formats, record, log):
                 path = directory / dump_name(format_name, options.formats)
                 seconds = dump.dump(guest.qmp, path, format_name)
@@ -222,13 +223,19 @@ def until_quiet(guest: Guest, record: Record, log: Log) -> None:
     record.seconds["before"] = round(time.monotonic() - mark, 1)
 
 
-def keep_reports(guest: Guest, directory: Path) -> None:
-    """Write down what the hypervisor was told until now; not where memory is of several nodes."""
-    log = guest.spec.reports
+def keep_reports(guest: Guest, directory: Path, log: Log) -> None:
+    """Write down what the hypervisor was told until now; or say why that is not known."""
+    said = guest.spec.reports
     memory = told.guest_memory(guest.maps(), guest.spec.memory << 20)
-    if log is not None and log.exists() and memory is not None:
-        text = log.read_text(errors="replace")
-        told.write(directory, told.ranges(text, memory, guest.spec.kernel))
+    if said is None or not said.exists() or memory is None:
+        log("what the hypervisor was told is not known: QEMU's memory or its log was not found")
+        return
+    try:
+        reports = told.ranges(said.read_text(errors="replace"), memory, guest.spec.kernel)
+    except GuestError as error:
+        log(f"what the hypervisor was told is not known: {error}")
+    else:
+        told.write(directory, reports)
 
 
 def after_dump(guest: Guest, record: Record) -> None:

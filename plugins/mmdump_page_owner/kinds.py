@@ -60,9 +60,11 @@ def kind_codes(pages: PageRange, rows: I64, cma: int = -1) -> U8:
         folios = np.flatnonzero(wanted)
         of_folio = np.empty(len(pages), np.uint8)
         of_folio[folios] = _folio_codes(pages, folios)
-        # No range cuts a folio but gigantic hugetlb pages.
-        of_folio[pages.tails[pages.named_heads < 0]] = _CODE["hugetlb"]
         codes = of_folio[heads]
+        # No range cuts a folio but gigantic hugetlb pages.
+        outside = np.zeros(len(pages), bool)
+        outside[pages.tails[pages.named_heads < 0]] = True
+        codes[outside[rows] & (codes != _CODE["slab"])] = _CODE["hugetlb"]
     else:
         codes = _folio_codes(pages, rows)
     if cma >= 0:

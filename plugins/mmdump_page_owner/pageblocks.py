@@ -114,11 +114,12 @@ class Pageblocks(Analysis):
         if pages.ext is None:
             return {}
         blocks = Blocks(pages, state.rules)
-        free, allocated = blocks.free, blocks.allocated
-        hole = in_hole(pages, state.spans) & ~free & ~allocated
+        hole = in_hole(pages, state.spans) & ~pages.in_free_block & ~blocks.allocated
+        free, allocated = blocks.free & ~hole, blocks.allocated
         outside = blocks.sum(hole)
         # What lies in a hole as a whole is no block.
-        wanted = state.wanted(blocks) & (outside < blocks.length)
+        asked = state.wanted(blocks)
+        wanted = asked & (outside < blocks.length)
         polluters = _polluters(blocks, wanted, state)
         chains = np.bincount(polluters["block"], minlength=len(blocks.start))
         polluters["alone"] = (chains[polluters["block"]] == 1).astype(np.int64)
@@ -140,7 +141,7 @@ class Pageblocks(Analysis):
             "blocks": {name: values[wanted] for name, values in rows.items()},
             "polluters": polluters,
             "garbage": {"pages": np.array([np.count_nonzero(blocks.garbage)])},
-            "outside": {"pages": np.array([outside.sum()])},
+            "outside": {"pages": np.array([outside[asked].sum()])},
         }
 
     def batch(self, rows: Parts, state: State) -> Parts:
@@ -149,7 +150,7 @@ class Pageblocks(Analysis):
         movable = state.types[state.rules.movable] if state.rules.movable < len(state.types) else ""
         return {
             BLOCKS.name: blocks,
-            "types": blocks_by_type(blocks),
+            "types": blocks_by_type(blocks, 1 << state.rules.order),
             "cost": blocks_by_cost(blocks.filter(migratetype=movable), 1 << state.rules.order),
             "polluters": fold_polluters(rows["polluters"]),
             "garbage": rows["garbage"].sum(),

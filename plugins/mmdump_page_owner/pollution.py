@@ -24,7 +24,7 @@ BLOCKS = Schema(
         Column("node", Kind.ID, "NUMA node"),
         Column("zone", Kind.TEXT, "zone; a block that two share has a row for each"),
         Column("migratetype", Kind.TEXT, "migratetype of the block"),
-        Column("pages", Kind.COUNT, "its pages that have a struct page"),
+        Column("pages", Kind.COUNT, "its pages; what no zone spans is none"),
         Column("free", Kind.COUNT, "of these, free ones, those of per-CPU lists included"),
         Column("allocated", Kind.COUNT, "allocated ones"),
         Column("polluting", Kind.COUNT, "of those, the ones that another type of block is for"),
@@ -97,11 +97,14 @@ _MUCH = 0.25
 _MAX_CHAINS = 1 << 16
 
 
-def blocks_by_type(blocks: pl.DataFrame) -> pl.DataFrame:
-    """Sum rows of table ``blocks`` by node, zone and type."""
+def blocks_by_type(blocks: pl.DataFrame, block_pages: int) -> pl.DataFrame:
+    """Sum rows of table ``blocks`` by node, zone and type.
+
+    :param block_pages: Pages that a whole block has.
+    """
     return blocks.group_by("node", "zone", "migratetype", maintain_order=True).agg(
         pl.len().cast(pl.Int64).alias("blocks"),
-        (pl.col("free") == pl.col("pages")).sum().cast(pl.Int64).alias("whole"),
+        (pl.col("free") == block_pages).sum().cast(pl.Int64).alias("whole"),
         (pl.col("polluting") > 0).sum().cast(pl.Int64).alias("polluted"),
         pl.col("mixed").sum().cast(pl.Int64),
         pl.col("pages", "free", "allocated", "polluting", "other").sum(),

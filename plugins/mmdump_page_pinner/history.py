@@ -79,13 +79,13 @@ TIMELINES = Schema(
         Column("last_put", Kind.NSEC, "the last put by a user", in_text=False),
         Column("put_by", Kind.TEXT, "the functions that put it then", in_text=False),
         Column("put_who", Kind.TEXT, "and the task", in_text=False),
+        Column("holder", Kind.TEXT, "what sort of user that is", in_text=False),
         Column(
             "former",
             Kind.COUNT,
             "events from before it was allocated: of a former use, and counted in no other column",
             in_text=False,
         ),
-        Column("holder", Kind.TEXT, "what sort of user that is", in_text=False),
     ),
     "What happened to the pages",
 )
@@ -107,12 +107,16 @@ _NONE = pl.Series(dtype=pl.Int64)
 
 
 def history_of(
-    witnesses: Witnesses, pages: pl.DataFrame, ranges: Sequence[tuple[int, int]] | None
+    witnesses: Witnesses,
+    pages: pl.DataFrame,
+    ranges: Sequence[tuple[int, int]] | None,
+    now: int | None = None,
 ) -> pl.DataFrame:
     """The events that belong to the history of pages, with what their call chains say.
 
     :param pages: Rows of pages that are held or marked, with :data:`ROW_COLUMNS`.
     :param ranges: PFNs [first, last) that are asked about; None for all.
+    :param now: When the dump was taken, :func:`~mmdump.kernel.clock.now_nsec`; None where it is unknown.
     :return: The events with ``class``, ``holder``, ``function``, ``purpose`` and ``who``, and whether they
         are ``former``: from before the page was allocated for what it is used for now.
     """
@@ -123,9 +127,7 @@ def history_of(
     if ranges is not None:
         inside = [pl.col("pfn").is_between(low, high, closed="left") for low, high in ranges]
         frame = frame.filter(pl.any_horizontal(pl.lit(False), *inside))
-    allocated = pages.select(pl.col("pfn").cast(pl.Int64), pl.col("owner_ts_nsec").cast(pl.UInt64))
-    frame = frame.join(allocated.unique("pfn", keep="first"), on="pfn", how="left", maintain_order="left")
-    former = (pl.col("time") < pl.col("owner_ts_nsec")).fill_null(False)
+    frame = frame.with_columns(_former(frame, witnesses, pages, now))
     return frame.join(
         _meanings(witnesses), on="chain", how="left", nulls_equal=True, maintain_order="left"
     ).select(
@@ -145,8 +147,32 @@ def history_of(
         "refcount",
         "reason",
         "chain",
-        (former if witnesses.related else pl.lit(False)).alias("former"),
+        "former",
     )
+
+
+def _former(frame: pl.DataFrame, witnesses: Witnesses, pages: pl.DataFrame, now: int | None) -> pl.Series:
+    """Which events are from before their page was allocated for what it is used for now.
+
+    Not its own first reference, which the allocator sets a little before page_owner takes the time
+    (``post_alloc_hook()``), nor anything where the times are of different clocks, or the allocation's is
+    garbage: later than the dump.
+    """
+    if not witnesses.related:
+        return pl.repeat(False, len(frame), dtype=pl.Boolean, eager=True).alias("former")
+    latest = _LATEST if now is None else now + _MARGIN
+    allocated = pages.select(pl.col("pfn").cast(pl.Int64), pl.col("owner_ts_nsec").cast(pl.UInt64))
+    allocated = allocated.filter(pl.col("owner_ts_nsec") <= latest).unique("pfn", keep="first")
+    rows = frame.select("pfn", "time", "name").join(allocated, on="pfn", how="left", maintain_order="left")
+    time, start = pl.col("time"), pl.col("owner_ts_nsec")
+    before = ((start > time) & (start - time >= witnesses.resolution)).fill_null(value=False)
+    first = before & (pl.col("name") == "page_ref_set")
+    own = (first & (time == time.filter(first).max().over("pfn"))).fill_null(value=False)
+    return rows.select((before & ~own).alias("former"))["former"]
+
+
+#: An allocation is not dated later than this (146 years); nor later than the dump, to about a tick.
+_LATEST, _MARGIN = 1 << 62, 1_000_000_000
 
 
 def who_of(comm: str, pid: str) -> pl.Expr:

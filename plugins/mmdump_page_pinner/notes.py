@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from mmdump.kernel.clock import now_nsec
 from mmdump.pagenotes import AskedPages, Fact, Section
 from mmdump_page_owner.record import no_owners, read_owners
 from mmdump_page_pinner.android_notes import event_facts, record_facts
@@ -66,7 +67,7 @@ def _stories(kernel: Kernel, asked: AskedPages) -> dict[int, list[str]]:
         return {}
     ranges = [(pfn, pfn + 1) for pfn in asked.pfns]
     pages = _rows(kernel, asked)
-    events = history_of(witnesses, pages, ranges)
+    events = history_of(witnesses, pages, ranges, now_nsec(kernel))
     clock = [] if witnesses.related else ["these times cannot be compared with those of page_owner"]
     return {
         row["pfn"]: [*story(row).split("; "), *clock]

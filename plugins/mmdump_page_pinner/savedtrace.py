@@ -62,6 +62,7 @@ class _Reader:
         self._left_out = 0
         self._lost = 0
         self._odd = 0
+        self._digits = 9
 
     def read(self, file: BinaryIO) -> None:
         """Read all lines: an event of interest, then the stack that belongs to it."""
@@ -121,6 +122,7 @@ class _Reader:
         reason = [printable(fields["reason"].encode())] if "reason" in fields else []
         reason += [f"error {_number(fields['err'])}"] if "err" in fields else []
         comm = printable(match["comm"].strip().encode())
+        self._digits = min(self._digits, len(match["fraction"]))
         row: list[object] = [
             pfn,
             int(match["seconds"]) * 10**9 + int(match["fraction"].ljust(9, "0")),
@@ -154,6 +156,7 @@ class _Reader:
             source=name,
             overrun=self._lost,
             notes=notes,
+            resolution=10 ** max(9 - self._digits, 0),
         )
 
 

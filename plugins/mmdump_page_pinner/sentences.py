@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from mmdump.amounts import agreeing, counted
+from mmdump.kernel.clock import now_nsec
 from mmdump.result import Finding, Severity, Table
 from mmdump_page_pinner.history import (
     history_of,
@@ -44,13 +46,14 @@ def history_tables(
         are not among ``pages``.
     :param holders: Table ``holders`` of mmdump holders, where they were searched for.
     """
-    events = history_of(witnesses, pages, ranges)
+    events = history_of(witnesses, pages, ranges, now_nsec(kernel))
     timelines = timelines_of(events, pages, unknown)
     tables = {
         "timelines": timeline_table(timelines),
         "history": history_table(kernel, events, pages, witnesses),
     }
-    return tables, history_findings(timelines, witnesses.overrun, holders)
+    findings = history_findings(timelines, witnesses.overrun, holders)
+    return tables, [*findings, *_former(timelines, witnesses.source)]
 
 
 def history_findings(
@@ -74,6 +77,19 @@ def history_findings(
             Finding("history", Severity.NOTE, f"{left} more groups of pages have histories.", "timelines")
         )
     return findings
+
+
+def _former(timelines: pl.DataFrame, source: str) -> list[Finding]:
+    """Events that are not counted."""
+    events, pages = int(timelines["former"].sum()), int((timelines["former"] > 0).sum())
+    if not events:
+        return []
+    are = agreeing(events, "is", "are")
+    text = (
+        f"{counted(events, 'event')} of {counted(pages, 'page')} in {source} {are} from before the page was "
+        "allocated: of a former use, and not counted"
+    )
+    return [Finding("history-former", Severity.NOTE, f"{text}.", "timelines", "former > 0")]
 
 
 _KEYS = ("cma_area", "owner", "stack_id", "put_by", "holder", "put_who", "asked_by", "purpose")

@@ -72,6 +72,7 @@ class Witnesses:
     :param source: Where they are from, as a sentence says it.
     :param overrun: Events that are lost, as far as anybody counted.
     :param related: Whether column ``time`` is on the clock of page_owner's times and of the kernel's log.
+    :param resolution: Nanoseconds that its last digit stands for: a saved text has microseconds.
     """
 
     frame: pl.DataFrame
@@ -82,6 +83,7 @@ class Witnesses:
     notes: Sequence[str] = ()
     incomplete: Sequence[str] = ()
     related: bool = True
+    resolution: int = 1
 
     @property
     def seen(self) -> bool:

@@ -347,6 +347,19 @@ def test_what_lies_in_no_zone_is_no_block_unless_somebody_uses_it() -> None:
     assert blocks.select(columns).rows() == [(112, 8, 7, 1, 0), (120, 8, 5, 0, 3), (136, 1, 0, 1, 0)]
     [note] = result.notes
     assert note.startswith("Not counted: 60 KiB that have a struct page but lie in no zone")
+    # Half of a block is no whole one, free or not.
+    assert rows(result, "types", "blocks", "whole") == [(3, 0)]
+    elsewhere, _ = answer(made, zone=("DMA",))
+    assert not elsewhere.notes
+
+
+def test_what_was_never_written_lies_in_no_zone_either() -> None:
+    made = Made(*[MOVABLE] * 4, start=112)
+    made.memory.rows["flags"][:16] = 1 << 56
+    result, blocks = answer(made)
+    assert blocks.select("pfn", "pages", "free").rows() == [(112, 8, 8), (120, 8, 8)]
+    assert rows(result, "types", "zone", "blocks", "whole") == [("Normal", 2, 2)]
+    assert len(result.notes) == 1
 
 
 def test_where_nothing_is_polluted_there_is_nothing_to_say() -> None:

@@ -51,7 +51,7 @@ class TableCheck(Analysis):
     least: int | None = option("--least", "only pages with at least so many mappings", default=1, metavar="N")
 
     def scan(self, pages, state):
-        """In numpy, for a range of at most 65,536 pages."""
+        """In numpy, for a range of at most 131,072 pages."""
         counts = pages.ext[TABLE_CHECK.name]
         anon, file = counts["anon"], counts["file"]
         rows = np.flatnonzero(np.maximum(anon, file) >= max(self.least or 1, 1))
