@@ -26,8 +26,8 @@ the guest standing still between. A cell says how many of the records that did n
 readings are just so in the dump; `-` stands where there is nothing to compare: this kernel has no such file,
 or mmdump says why it cannot make it. `page_owner_sort` is the kernel's tool, run in several ways on the
 dump's text and on the kernel's. `pinned` is held against what the workload and the page pinner's events say.
-`reported to the hypervisor` are the blocks that mmdump finds reported, each held against QEMU's own trace
-events, and the sum of `mmdump reported`.
+`reported to the hypervisor` are the blocks that are reported by the dump and by `/proc/kpageflags`, each held
+against QEMU's own trace events, and the sum of `mmdump reported`.
 
 `-profiling` is a run with allocation tags (`sysctl.vm.mem_profiling=1`).
 """
