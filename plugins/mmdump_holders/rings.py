@@ -21,6 +21,8 @@ _MAX_BUFFERS = 1 << 14
 _MAX_VECTORS = 1 << 18
 #: Pages of a ring.
 _MAX_PAGES = 1 << 16
+#: IORING_SETUP_NO_MMAP of include/uapi/linux/io_uring.h (6.5).
+_SETUP_NO_MMAP = 1 << 14
 
 
 def find_rings(case: Case) -> Iterator[Holder]:
@@ -104,8 +106,12 @@ def _vectors(buffer: Object) -> tuple[int, int]:
 
 
 def _own_pages(case: Case, ring: Object, owners: Sequence[Owner]) -> Iterator[Holder]:
-    """Rings that lie in memory of the user (IORING_SETUP_NO_MMAP, 6.5), and those the kernel allocated."""
+    """Rings that lie in memory of the user (IORING_SETUP_NO_MMAP, 6.5), and those the kernel allocated.
+
+    Of the latter there are arrays since 6.10 (``io_pages_map()``, also in later 6.1).
+    """
     struct = ring.type_.type
+    user = bool(ring.flags.value_() & _SETUP_NO_MMAP)
     places: list[tuple[str, Object, int, bool]] = []
     for name, what in (
         ("ring", "the rings"),
@@ -114,13 +120,13 @@ def _own_pages(case: Case, ring: Object, owners: Sequence[Owner]) -> Iterator[Ho
     ):
         if has_member(struct, f"{name}_pages") and has_member(struct, f"n_{name}_pages"):
             count = int(ring.member_(f"n_{name}_pages").value_())
-            places.append((what, ring.member_(f"{name}_pages"), count, True))
+            places.append((what, ring.member_(f"{name}_pages"), count, user))
         if has_member(struct, f"{name}_region"):
             # 6.14: who provided the pages is a flag.
             region = ring.member_(f"{name}_region")
             places.append((what, region.pages, int(region.nr_pages.value_()), _of_user(case, region)))
-    for what, pages, count, user in places:
-        yield from _array(case, pages, count, user, what, ring, owners)
+    for what, pages, count, pinned in places:
+        yield from _array(case, pages, count, pinned, what, ring, owners)
 
 
 def _of_user(case: Case, region: Object) -> bool:
@@ -146,7 +152,19 @@ def _provided(case: Case, ring: Object, owners: Sequence[Owner]) -> Iterator[Hol
         elif has_member(entries.type_.type, "buf_pages"):
             # A list of single buffers has the same bytes for something else.
             count = int(entries.buf_nr_pages.value_())
-            yield from _array(case, entries.buf_pages, count, True, what, ring, owners)
+            user = not _mapped(case, entries)
+            yield from _array(case, entries.buf_pages, count, user, what, ring, owners)
+
+
+def _mapped(case: Case, entries: Object) -> bool:
+    """Whether the kernel allocated a ring of provided buffers, for the user to map."""
+    struct = entries.type_.type
+    if has_member(struct, "is_mmap"):
+        # 6.4.
+        return bool(entries.is_mmap.value_())
+    flag = find_object(case.prog, "IOBL_MMAP")
+    # 6.12.
+    return flag is not None and has_member(struct, "flags") and bool(entries.flags.value_() & flag.value_())
 
 
 def _array(

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from drgn import Object
+from drgn.helpers.linux import for_each_file, for_each_task, page_to_pfn
 
 from mmdump.kernel import Kernel
 from mmdump.plugins import load_plugins
@@ -22,6 +24,8 @@ from testbed.truth import parse_truth
 from tests.real.test_holders import explained_folios
 
 _WHERE = os.environ.get("MMDUMP_TESTBED_RUNS")
+#: Random folios that are looked at: most that a run has.
+_MANY = 10_000
 RUNS = [
     (name, dump)
     for name in ("6.12", "6.1", "7.x", "6.12-arm64")
@@ -122,14 +126,56 @@ def test_a_page_whose_references_are_all_explained_has_no_other_holder(
     plugins = load_plugins(disabled=["*"])
     with open_target(directory / dump, symbols=[directory / "vmlinux"]) as target:
         kernel = Kernel(target, plugins.page_ext_clients(), plugins.recognisers)
-        pfns, users = explained_folios(kernel, 1000)
+        pfns, users = explained_folios(kernel, _MANY)
         asked = tuple(f"{pfn:#x}" for pfn in pfns)
         result = run_one(kernel, plugins.analyses()["holders"](pages=asked))
     balance = result.tables["balance"].frame
-    assert len(balance) == 1000
+    assert len(balance) == _MANY
     assert balance["surplus"].sum() == 0
     assert balance["missing"].sum() == 0
     live = _live(result)
     assert not users & set(live["pfn"])
     # The kernel's own pages have one reference, and whoever was found has it.
-    assert set(live["kind"]) <= {"vmalloc", "pipe", "socket"}
+    assert set(live["kind"]) <= {"vmalloc", "pipe", "socket", "io_uring"}
+
+
+def test_the_pages_of_a_ring_are_the_kernels_own(
+    run: tuple[Result, list[Said]], request: pytest.FixtureRequest
+) -> None:
+    """io_pages_map(), io_create_region(): the one reference of its allocation is the ring's."""
+    name, dump = request.node.callspec.params["run"]
+    directory = Path(str(_WHERE)) / name
+    plugins = load_plugins(disabled=["*"])
+    with open_target(directory / dump, symbols=[directory / "vmlinux"]) as target:
+        kernel = Kernel(target, plugins.page_ext_clients(), plugins.recognisers)
+        pfns = ring_pages(kernel)
+        if not pfns:
+            pytest.skip("this kernel keeps no array of them")
+        result = run_one(kernel, plugins.analyses()["holders"](pages=tuple(f"{pfn:#x}" for pfn in pfns)))
+    balance = result.tables["balance"].frame
+    assert sorted(balance["pfn"]) == sorted(pfns)
+    assert (balance["missing"].sum(), balance["surplus"].sum()) == (0, 0)
+    live = _live(result).filter(kind="io_uring")
+    assert set(live["pfn"]) == set(pfns)
+    assert set(live["counted"]) == {"reference"}
+
+
+def ring_pages(kernel: Kernel) -> list[int]:
+    """The pages of all rings that tasks have open, by drgn alone."""
+    prog = kernel.target.prog
+    found: set[int] = set()
+    for task in for_each_task(prog):
+        for _, file in for_each_file(task):
+            if file.f_op.value_() != prog["io_uring_fops"].address_:
+                continue
+            ring = Object(prog, "struct io_ring_ctx *", file.private_data)
+            for what in ("ring", "sqe", "sq"):
+                if hasattr(ring, f"{what}_region"):
+                    region = ring.member_(f"{what}_region")
+                    pages, count = region.pages, int(region.nr_pages)
+                elif hasattr(ring, f"{what}_pages"):
+                    pages, count = ring.member_(f"{what}_pages"), int(ring.member_(f"n_{what}_pages"))
+                else:
+                    continue
+                found |= {int(page_to_pfn(pages[index])) for index in range(count if pages else 0)}
+    return sorted(found)
