@@ -12,7 +12,7 @@ from typing import Any
 
 from .truth import TruthLine
 
-__all__ = ["Expected", "Verdict", "expected", "failures_in_trace", "judge", "pinned_rows"]
+__all__ = ["Expected", "Verdict", "answer", "expected", "failures_in_trace", "judge", "pinned_rows"]
 
 
 @dataclass(frozen=True)
@@ -61,16 +61,26 @@ def expected(lines: list[TruthLine]) -> Expected:
     )
 
 
+def answer(*words: str | Path) -> str:
+    """What an mmdump command prints.
+
+    :raises RuntimeError: It failed; the text is what it said.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "mmdump", *words], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip() or f"mmdump gave {done.returncode}")
+    return done.stdout
+
+
 def pinned_rows(dump: Path, vmlinux: Path) -> list[dict[str, Any]]:
     """The rows of `mmdump pinned` on a dump.
 
     :raises RuntimeError: It failed; the text is what it said.
     """
-    command = [sys.executable, "-m", "mmdump", "pinned", str(dump), "-s", str(vmlinux), "-f", "json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(done.stderr.strip() or f"mmdump gave {done.returncode}")
-    rows: list[dict[str, Any]] = json.loads(done.stdout)["tables"]["pages"]["rows"]
+    found = json.loads(answer("pinned", dump, "-s", vmlinux, "-f", "json"))
+    rows: list[dict[str, Any]] = found["tables"]["pages"]["rows"]
     return rows
 
 

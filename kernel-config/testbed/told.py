@@ -9,8 +9,6 @@ import csv
 import io
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from pathlib import Path
 from .build import BuiltKernel
 from .conformance import Comparison
 from .errors import GuestError
+from .held import answer
 
 __all__ = [
     "FILE",
@@ -115,21 +114,12 @@ def read(directory: Path) -> Sequence[tuple[int, int]] | None:
     return [(int(pfn, 16), int(pages)) for pfn, pages in lines]
 
 
-def _answer(*command: str | Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "mmdump", *command], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(done.stderr.strip() or f"mmdump gave {done.returncode}")
-    return done.stdout
-
-
 def reported_blocks(dump: Path, vmlinux: Path) -> set[tuple[int, int]]:
     """Return the free blocks that mmdump finds reported: first PFN and number of pages.
 
     The flag is PG_uptodate's, which free pages never have otherwise. Raises RuntimeError if mmdump fails.
     """
-    rows = _answer(
+    rows = answer(
         "pages", dump, "-s", vmlinux, "-f", "csv", "--columns", "pfn,buddy_order",
         "--where", "buddy_order IS NOT NULL AND 'uptodate' IN flags",
     )  # fmt: skip
@@ -158,14 +148,14 @@ def compare_told(run: Path, dump: Path, readings: Sequence[bytes]) -> Comparison
     vmlinux = run / "vmlinux"
     try:
         blocks = reported_blocks(dump, vmlinux)
-        answer = json.loads(_answer("reported", dump, "-s", vmlinux, "-f", "json"))
+        sums = json.loads(answer("reported", dump, "-s", vmlinux, "-f", "json"))
     except RuntimeError as error:
         return Comparison(TOLD, stable=1, differences=[("mmdump", None, str(error))])
     known, missing = set(reports), said_by_the_kernel(readings) - {pfn for pfn, _ in blocks}
     found = Comparison(TOLD, stable=len(blocks) + len(missing) + 1, equal=len(blocks & known))
     found.differences += [(pfn, None, pages) for pfn, pages in sorted(blocks - known)]
     found.differences += [(pfn, "reported", None) for pfn in sorted(missing)]
-    said = sum(row["reported"] for row in answer["tables"]["zones"]["rows"])
+    said = sum(row["reported"] for row in sums["tables"]["zones"]["rows"])
     size = sum(pages for _, pages in blocks) * json.loads((run / "run.json").read_text())["page_size"]
     found.equal += said == size
     if said != size:

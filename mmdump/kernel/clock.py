@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 
     from mmdump.kernel import Kernel
 
-__all__ = ["now_nsec", "sched_clock_offset"]
+__all__ = ["LATEST_NSEC", "latest_nsec", "now_nsec", "sched_clock_offset"]
 
-#: 146 years.
-_MAX_NSEC = 1 << 62
+#: 146 years: no record is dated later.
+LATEST_NSEC = 1 << 62
+#: By how much :func:`now_nsec` may be early, generously.
+_TICK_NSEC = 1_000_000_000
 
 
 def now_nsec(kernel: Kernel) -> int | None:
@@ -31,11 +33,17 @@ def now_nsec(kernel: Kernel) -> int | None:
     try:
         for queue in each_cpu(kernel.target.prog, queues) if queues is not None else ():
             clock = queue.clock.value_()
-            latest = max(latest, clock if clock < _MAX_NSEC else 0)
+            latest = max(latest, clock if clock < LATEST_NSEC else 0)
     except (FaultError, LookupError, AttributeError):
         # What was found is late enough: each CPU that runs keeps its own up to date.
         pass
     return latest or None
+
+
+def latest_nsec(kernel: Kernel) -> int:
+    """What is dated later than this, by ``local_clock()``, is garbage: it would be later than the dump."""
+    now = now_nsec(kernel)
+    return LATEST_NSEC if now is None else now + _TICK_NSEC
 
 
 def sched_clock_offset(prog: Program) -> int | None:
@@ -55,7 +63,7 @@ def sched_clock_offset(prog: Program) -> int | None:
             value = 0 if offset is None else int(offset.value_())
             # It is a u64, and mostly negative.
             value -= (value >> 63) << 64
-            return value if abs(value) < _MAX_NSEC else None
+            return value if abs(value) < LATEST_NSEC else None
         running = find_object(prog, "sched_clock_running")
         return 0 if running is not None and not _is_on(running) else None
     except (FaultError, LookupError, AttributeError, TypeError):

@@ -44,8 +44,7 @@ def _facts(kernel: Kernel, owners: Owners, pages: PageRange, row: int) -> list[F
     every = on_every_page(pages.ext["page_owner"].names)
     if not every:
         # Up to 5.3 only the first page of an allocation has a record.
-        head = int(pages.head_pfn[row]) - pages.start
-        row = head if head >= 0 else row
+        row = int(pages.head_rows(at=np.array([row]))[0])
     if pages.ext.status[row] != ReadStatus.READ:
         return [Fact("no record", "its page_ext entry is not in the dump")]
     record = pages.ext["page_owner"].rows(np.array([row], np.int64))[0]

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from mmdump.amounts import nsec_text
+from mmdump.amounts import counted, nsec_text
+from mmdump.kernel.clock import LATEST_NSEC
 from mmdump.result import Column, Kind, Schema, Table
 from mmdump_page_pinner.calls import asker, put_of
 from mmdump_page_pinner.evidence import STATES
@@ -110,13 +111,13 @@ def history_of(
     witnesses: Witnesses,
     pages: pl.DataFrame,
     ranges: Sequence[tuple[int, int]] | None,
-    now: int | None = None,
+    until: int = LATEST_NSEC,
 ) -> pl.DataFrame:
     """The events that belong to the history of pages, with what their call chains say.
 
     :param pages: Rows of pages that are held or marked, with :data:`ROW_COLUMNS`.
     :param ranges: PFNs [first, last) that are asked about; None for all.
-    :param now: When the dump was taken, :func:`~mmdump.kernel.clock.now_nsec`; None where it is unknown.
+    :param until: What is dated later is garbage: :func:`~mmdump.kernel.clock.latest_nsec`.
     :return: The events with ``class``, ``holder``, ``function``, ``purpose`` and ``who``, and whether they
         are ``former``: from before the page was allocated for what it is used for now.
     """
@@ -127,7 +128,7 @@ def history_of(
     if ranges is not None:
         inside = [pl.col("pfn").is_between(low, high, closed="left") for low, high in ranges]
         frame = frame.filter(pl.any_horizontal(pl.lit(False), *inside))
-    frame = frame.with_columns(_former(frame, witnesses, pages, now))
+    frame = frame.with_columns(_former(frame, witnesses, pages, until))
     return frame.join(
         _meanings(witnesses), on="chain", how="left", nulls_equal=True, maintain_order="left"
     ).select(
@@ -151,28 +152,23 @@ def history_of(
     )
 
 
-def _former(frame: pl.DataFrame, witnesses: Witnesses, pages: pl.DataFrame, now: int | None) -> pl.Series:
+def _former(frame: pl.DataFrame, witnesses: Witnesses, pages: pl.DataFrame, until: int) -> pl.Series:
     """Which events are from before their page was allocated for what it is used for now.
 
     Not its own first reference, which the allocator sets a little before page_owner takes the time
     (``post_alloc_hook()``), nor anything where the times are of different clocks, or the allocation's is
-    garbage: later than the dump.
+    garbage.
     """
     if not witnesses.related:
         return pl.repeat(False, len(frame), dtype=pl.Boolean, eager=True).alias("former")
-    latest = _LATEST if now is None else now + _MARGIN
     allocated = pages.select(pl.col("pfn").cast(pl.Int64), pl.col("owner_ts_nsec").cast(pl.UInt64))
-    allocated = allocated.filter(pl.col("owner_ts_nsec") <= latest).unique("pfn", keep="first")
+    allocated = allocated.filter(pl.col("owner_ts_nsec") <= until).unique("pfn", keep="first")
     rows = frame.select("pfn", "time", "name").join(allocated, on="pfn", how="left", maintain_order="left")
     time, start = pl.col("time"), pl.col("owner_ts_nsec")
     before = ((start > time) & (start - time >= witnesses.resolution)).fill_null(value=False)
     first = before & (pl.col("name") == "page_ref_set")
     own = (first & (time == time.filter(first).max().over("pfn"))).fill_null(value=False)
     return rows.select((before & ~own).alias("former"))["former"]
-
-
-#: An allocation is not dated later than this (146 years); nor later than the dump, to about a tick.
-_LATEST, _MARGIN = 1 << 62, 1_000_000_000
 
 
 def who_of(comm: str, pid: str) -> pl.Expr:
@@ -339,8 +335,3 @@ def span(first: object, last: object) -> str:
     if first == last:
         return f"at {seconds(first)}"
     return f"from {seconds(first).removesuffix(' s')} to {seconds(last)}"
-
-
-def counted(number: int, noun: str) -> str:
-    """``1 put``, ``2 puts``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

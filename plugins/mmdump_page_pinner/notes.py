@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from mmdump.kernel.clock import now_nsec
+from mmdump.kernel.clock import latest_nsec
 from mmdump.pagenotes import AskedPages, Fact, Section
 from mmdump_page_owner.record import no_owners, read_owners
 from mmdump_page_pinner.android_notes import event_facts, record_facts
@@ -35,9 +35,7 @@ def pinner_notes(kernel: Kernel, asked: AskedPages) -> dict[int, Sequence[Sectio
     for pages, rows in asked.ranges():
         held = find_held(pages, kernel.folio_batches)
         marks = marked(pages.ext) if pages.ext is not None else np.zeros(len(pages), bool)
-        heads = pages.head_pfn - pages.start
-        for row in rows.tolist():
-            head = heads[row] if heads[row] >= 0 else row
+        for row, head in zip(rows.tolist(), pages.head_rows(at=rows).tolist(), strict=True):
             of_folio = np.flatnonzero(held.heads == head)
             code = int(held.folio_evidence[of_folio[0]]) if len(of_folio) else 0
             is_held = bool(len(of_folio)) and bool(held.held[of_folio[0]])
@@ -67,7 +65,7 @@ def _stories(kernel: Kernel, asked: AskedPages) -> dict[int, list[str]]:
         return {}
     ranges = [(pfn, pfn + 1) for pfn in asked.pfns]
     pages = _rows(kernel, asked)
-    events = history_of(witnesses, pages, ranges, now_nsec(kernel))
+    events = history_of(witnesses, pages, ranges, latest_nsec(kernel))
     clock = [] if witnesses.related else ["these times cannot be compared with those of page_owner"]
     return {
         row["pfn"]: [*story(row).split("; "), *clock]

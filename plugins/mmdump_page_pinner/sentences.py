@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from mmdump.amounts import agreeing, counted
-from mmdump.kernel.clock import now_nsec
+from mmdump.kernel.clock import latest_nsec
 from mmdump.result import Finding, Severity, Table
 from mmdump_page_pinner.history import (
     history_of,
@@ -46,7 +46,7 @@ def history_tables(
         are not among ``pages``.
     :param holders: Table ``holders`` of mmdump holders, where they were searched for.
     """
-    events = history_of(witnesses, pages, ranges, now_nsec(kernel))
+    events = history_of(witnesses, pages, ranges, latest_nsec(kernel))
     timelines = timelines_of(events, pages, unknown)
     tables = {
         "timelines": timeline_table(timelines),

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from drgn import Object
 from drgn.helpers.linux import for_each_file, for_each_task, page_to_pfn
 
 from mmdump.kernel import Kernel
-from mmdump.plugins import load_plugins
+from mmdump.plugins import Plugins, load_plugins
 from mmdump.result import Result
 from mmdump.scan import run_one
 from mmdump.target import open_target
@@ -78,15 +80,21 @@ def said(text: str) -> list[Said]:
     return found + piped[drained:]
 
 
-@pytest.fixture(scope="module", params=RUNS, ids=["-".join(each) for each in RUNS])
-def run(request: pytest.FixtureRequest) -> tuple[Result, list[Said]]:
-    name, dump = request.param
+@contextmanager
+def opened(name: str, dump: str) -> Iterator[tuple[Kernel, Plugins]]:
+    """A dump of a run."""
     directory = Path(str(_WHERE)) / name
     plugins = load_plugins(disabled=["*"])
     with open_target(directory / dump, symbols=[directory / "vmlinux"]) as target:
-        kernel = Kernel(target, plugins.page_ext_clients(), plugins.recognisers)
+        yield Kernel(target, plugins.page_ext_clients(), plugins.recognisers), plugins
+
+
+@pytest.fixture(scope="module", params=RUNS, ids=["-".join(each) for each in RUNS])
+def run(request: pytest.FixtureRequest) -> tuple[Result, list[Said]]:
+    name, dump = request.param
+    with opened(name, dump) as (kernel, plugins):
         result = run_one(kernel, plugins.analyses()["pinned"](holders=True))
-    return result, said((directory / "truth/truth.txt").read_text())
+    return result, said((Path(str(_WHERE)) / name / "truth/truth.txt").read_text())
 
 
 def _live(result: Result) -> pl.DataFrame:
@@ -121,11 +129,7 @@ def test_no_reference_is_missing_and_none_is_too_many(run: tuple[Result, list[Sa
 def test_a_page_whose_references_are_all_explained_has_no_other_holder(
     run: tuple[Result, list[Said]], request: pytest.FixtureRequest
 ) -> None:
-    name, dump = request.node.callspec.params["run"]
-    directory = Path(str(_WHERE)) / name
-    plugins = load_plugins(disabled=["*"])
-    with open_target(directory / dump, symbols=[directory / "vmlinux"]) as target:
-        kernel = Kernel(target, plugins.page_ext_clients(), plugins.recognisers)
+    with opened(*request.node.callspec.params["run"]) as (kernel, plugins):
         pfns, users = explained_folios(kernel, _MANY)
         asked = tuple(f"{pfn:#x}" for pfn in pfns)
         result = run_one(kernel, plugins.analyses()["holders"](pages=asked))
@@ -143,11 +147,7 @@ def test_the_pages_of_a_ring_are_the_kernels_own(
     run: tuple[Result, list[Said]], request: pytest.FixtureRequest
 ) -> None:
     """io_pages_map(), io_create_region(): the one reference of its allocation is the ring's."""
-    name, dump = request.node.callspec.params["run"]
-    directory = Path(str(_WHERE)) / name
-    plugins = load_plugins(disabled=["*"])
-    with open_target(directory / dump, symbols=[directory / "vmlinux"]) as target:
-        kernel = Kernel(target, plugins.page_ext_clients(), plugins.recognisers)
+    with opened(*request.node.callspec.params["run"]) as (kernel, plugins):
         pfns = ring_pages(kernel)
         if not pfns:
             pytest.skip("this kernel keeps no array of them")

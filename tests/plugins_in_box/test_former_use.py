@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from mmdump.kernel import Kernel
+from mmdump.kernel.clock import LATEST_NSEC
 from mmdump.pagenotes import AskedPages
 from mmdump.result import Result
 from mmdump.scan import run_one
@@ -107,8 +108,8 @@ FAILURE, PUT, GET = (
 )
 
 
-def sums(witnesses: Witnesses, pages: pl.DataFrame, now: int | None = None) -> list[tuple[object, ...]]:
-    timelines = timelines_of(history_of(witnesses, pages, None, now), pages)
+def sums(witnesses: Witnesses, pages: pl.DataFrame, until: int = LATEST_NSEC) -> list[tuple[object, ...]]:
+    timelines = timelines_of(history_of(witnesses, pages, None, until), pages)
     return timelines.select("pfn", "failures", "other_puts", "last_put", "last_get", "former").rows()
 
 
@@ -133,7 +134,7 @@ def test_a_saved_text_has_no_nanoseconds() -> None:
     assert sums(seen, held(2_000_006_200))[0][-1] == 1
 
 
-@pytest.mark.parametrize(("now", "former"), [(None, 0), (100, 0), (1 << 63, 2)])
-def test_an_allocation_after_the_dump_is_garbage(now: int | None, former: int) -> None:
+@pytest.mark.parametrize(("until", "former"), [(LATEST_NSEC, 0), (100, 0), ((1 << 63) + 5, 2)])
+def test_an_allocation_after_the_dump_is_garbage(until: int, former: int) -> None:
     seen = events((1, 10, *FAILURE), (1, 11, *PUT))
-    assert sums(seen, held((1 << 63) + 5), now)[0][-1] == former
+    assert sums(seen, held((1 << 63) + 5), until)[0][-1] == former

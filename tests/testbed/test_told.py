@@ -109,7 +109,7 @@ def test_each_block_was_told_just_so_and_none_is_missing(
 ) -> None:
     answer = {"tables": {"zones": {"rows": [{"reported": 0}, {"reported": said}]}}}
     monkeypatch.setattr(told, "reported_blocks", lambda *_: blocks)
-    monkeypatch.setattr(told, "_answer", lambda *_: json.dumps(answer))
+    monkeypatch.setattr(told, "answer", lambda *_: json.dumps(answer))
     (tmp_path / "run.json").write_text('{"page_size": 4096}')
     told.write(tmp_path, [(512, 512), (2048, 1024), (2048, 1024), (8192, 512)])
     # The last of them was taken between the readings.
